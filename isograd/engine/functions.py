@@ -1,0 +1,632 @@
+"""The engine's functions of arrays, named as in NumPy, and the operators of its tracers.
+
+Here implicit things become explicit: Python scalars take the dtype of the array they meet, shapes
+are broadcast and dtypes promoted by primitives of their own, so that the rules need none of it.
+NumPy's own functions (`np.tanh(x)`, `np.sum(x)`) work on tracers too, as far as they are listed at
+the end.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from isograd.engine.dispatch import Tracer, apply, spec_of
+from isograd.engine.graph import ArraySpec
+from isograd.engine.ops import Op, Value
+from isograd.errors import GraphError, ShapeError
+
+_Axis = int | tuple[int, ...] | None
+
+
+class Array(Tracer):
+    """A tracer that behaves as an array in expressions."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]  # == is elementwise
+
+    shape = property(lambda self: self.spec.shape)
+    dtype = property(lambda self: self.spec.dtype)
+    ndim = property(lambda self: len(self.spec.shape))
+    size = property(lambda self: self.spec.size)
+    T = property(lambda self: transpose(self))
+
+    def __add__(self, other: Value) -> Value:
+        return add(self, other)
+
+    def __radd__(self, other: Value) -> Value:
+        return add(other, self)
+
+    def __sub__(self, other: Value) -> Value:
+        return subtract(self, other)
+
+    def __rsub__(self, other: Value) -> Value:
+        return subtract(other, self)
+
+    def __mul__(self, other: Value) -> Value:
+        return multiply(self, other)
+
+    def __rmul__(self, other: Value) -> Value:
+        return multiply(other, self)
+
+    def __truediv__(self, other: Value) -> Value:
+        return divide(self, other)
+
+    def __rtruediv__(self, other: Value) -> Value:
+        return divide(other, self)
+
+    def __pow__(self, other: Value) -> Value:
+        return power(self, other)
+
+    def __rpow__(self, other: Value) -> Value:
+        return power(other, self)
+
+    def __matmul__(self, other: Value) -> Value:
+        return matmul(self, other)
+
+    def __rmatmul__(self, other: Value) -> Value:
+        return matmul(other, self)
+
+    def __neg__(self) -> Value:
+        return negative(self)
+
+    def __pos__(self) -> Value:
+        return self
+
+    def __abs__(self) -> Value:
+        return absolute(self)
+
+    def __eq__(self, other: Value) -> Value:
+        return equal(self, other)
+
+    def __ne__(self, other: Value) -> Value:
+        return not_equal(self, other)
+
+    def __lt__(self, other: Value) -> Value:
+        return less(self, other)
+
+    def __le__(self, other: Value) -> Value:
+        return less_equal(self, other)
+
+    def __gt__(self, other: Value) -> Value:
+        return greater(self, other)
+
+    def __ge__(self, other: Value) -> Value:
+        return greater_equal(self, other)
+
+    def __getitem__(self, index: Any) -> Value:
+        return getitem(self, index)
+
+    def __len__(self) -> int:
+        if not self.spec.shape:
+            raise TypeError("len() of an array without axes")
+        return self.spec.shape[0]
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def sum(self, axis: _Axis = None, keepdims: bool = False) -> Value:
+        """See `sum`."""
+        return sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: _Axis = None, keepdims: bool = False) -> Value:
+        """See `mean`."""
+        return mean(self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: _Axis = None, keepdims: bool = False) -> Value:
+        """See `max`."""
+        return max(self, axis=axis, keepdims=keepdims)
+
+    def reshape(self, *shape: Any) -> Value:
+        """See `reshape`."""
+        return reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: int) -> Value:
+        """See `transpose`."""
+        return transpose(self, axes or None)
+
+    def astype(self, dtype: DTypeLike) -> Value:
+        """See `astype`."""
+        return astype(self, dtype)
+
+    def item(self) -> Any:
+        """The Python scalar behind an array of one element; in dynamic mode alone."""
+        return concrete(self).item()
+
+    def __bool__(self) -> bool:
+        return bool(concrete(self))
+
+    def __float__(self) -> float:
+        return float(concrete(self))
+
+    def __int__(self) -> int:
+        return int(concrete(self))
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        function = _UFUNCS.get(ufunc)
+        if method != "__call__" or kwargs or function is None:
+            return NotImplemented
+        return function(*inputs)
+
+    def __array_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        function = _FUNCTIONS.get(func)
+        return NotImplemented if function is None else function(*args, **kwargs)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise GraphError(
+            "a function that is differentiated or traced must not turn its arrays into NumPy ones",
+            came=f"{self!r} passed to a NumPy function that isograd has no primitive for",
+            fix="use isograd.functions, or isograd.stop_gradient for a value held constant",
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec})"
+
+
+def concrete(x: Value) -> Value:
+    """The NumPy array that a tracer of the dynamic mode holds.
+
+    Raises:
+        GraphError: in static mode, where there is none yet.
+    """
+    while isinstance(x, Tracer):
+        primal = getattr(x, "primal", None)
+        if primal is None:
+            raise GraphError(
+                "static mode must not depend on the value of an array",
+                came=f"bool(), float(), int() or item() of {x!r} while tracing",
+                fix="choose by isograd.functions.where, or use the dynamic mode (no trace)",
+            )
+        x = primal
+    return x
+
+
+# --- implicit made explicit
+
+
+def asarray(x: Value) -> Value:
+    """Leave tracers and arrays alone; make an array of anything else."""
+    return x if isinstance(x, Tracer | np.ndarray | np.generic) else np.asarray(x)
+
+
+def _common(*args: Value) -> tuple[Value, ...]:
+    """Cast and broadcast the arguments to one dtype and one shape."""
+    specs = [spec_of(a) for a in args]
+    first = specs[0]
+    if all(
+        s.shape == first.shape and s.dtype == first.dtype and type(a) not in (int, float, bool)
+        for a, s in zip(args, specs, strict=True)
+    ):
+        return tuple(asarray(a) for a in args)
+    weak = [
+        a if isinstance(a, int | float) and not isinstance(a, np.generic) else s.dtype
+        for a, s in zip(args, specs, strict=True)
+    ]
+    dtype = np.result_type(*weak)
+    try:
+        shape = np.broadcast_shapes(*(s.shape for s in specs))
+    except ValueError:
+        raise ShapeError(
+            "shapes must be equal, or 1 where they differ, counted from the last axis",
+            came=" and ".join(str(s) for s in specs),
+            fix="reshape or transpose one of them",
+        ) from None
+    return tuple(broadcast_to(astype(a, dtype), shape) for a in args)
+
+
+def _axes(axis: _Axis, ndim: int) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(ndim))
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ShapeError(
+                f"an axis must lie in [{-ndim}, {ndim - 1}] for an array of {ndim} axes",
+                came=f"axis {a}",
+            )
+    normal = tuple(sorted(a % ndim for a in axes))
+    if len(set(normal)) < len(normal):
+        raise ShapeError("an axis must be named once", came=f"axes {axes}")
+    return normal
+
+
+def _floating(x: Value) -> Value:
+    """Elementary functions of integers are taken in float64, as in NumPy."""
+    x = asarray(x)
+    dtype = spec_of(x).dtype
+    return x if np.issubdtype(dtype, np.inexact) else astype(x, np.float64)
+
+
+def _unary(op: Op, doc: str) -> Callable[[Value], Value]:
+    def function(x: Value) -> Value:
+        return apply(op, _floating(x))
+
+    function.__name__ = function.__qualname__ = op.value
+    function.__doc__ = doc
+    return function
+
+
+def _binary(op: Op, doc: str, *, floating: bool = False) -> Callable[[Value, Value], Value]:
+    def function(x: Value, y: Value) -> Value:
+        x, y = _common(x, y)
+        return apply(op, _floating(x), _floating(y)) if floating else apply(op, x, y)
+
+    function.__name__ = function.__qualname__ = op.value
+    function.__doc__ = doc
+    return function
+
+
+# --- elementwise
+
+add = _binary(Op.ADD, "x + y.")
+subtract = _binary(Op.SUB, "x − y.")
+multiply = _binary(Op.MUL, "x · y.")
+divide = _binary(Op.DIV, "x / y.", floating=True)
+power = _binary(Op.POW, "x to the power y.", floating=True)
+maximum = _binary(Op.MAX, "The larger of x and y; a tie shares the derivative.")
+minimum = _binary(Op.MIN, "The smaller of x and y; a tie shares the derivative.")
+equal = _binary(Op.EQ, "x = y, as booleans.")
+not_equal = _binary(Op.NE, "x ≠ y, as booleans.")
+less = _binary(Op.LT, "x < y, as booleans.")
+less_equal = _binary(Op.LE, "x ≤ y, as booleans.")
+greater = _binary(Op.GT, "x > y, as booleans.")
+greater_equal = _binary(Op.GE, "x ≥ y, as booleans.")
+exp = _unary(Op.EXP, "eˣ.")
+expm1 = _unary(Op.EXPM1, "eˣ − 1, accurate near 0.")
+log = _unary(Op.LOG, "ln x.")
+log1p = _unary(Op.LOG1P, "ln(1 + x), accurate near 0.")
+sqrt = _unary(Op.SQRT, "√x.")
+tanh = _unary(Op.TANH, "(eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).")
+logistic = _unary(Op.LOGISTIC, "σ(x) = 1 / (1 + e⁻ˣ).")
+erf = _unary(Op.ERF, "2/√π ∫₀ˣ e^(−t²) dt.")
+softplus = _unary(Op.SOFTPLUS, "ln(1 + eˣ), without overflow.")
+
+
+def negative(x: Value) -> Value:
+    """−x."""
+    return apply(Op.NEG, asarray(x))
+
+
+def absolute(x: Value) -> Value:
+    """|x|; derivative 0 at 0."""
+    return apply(Op.ABS, asarray(x))
+
+
+def sign(x: Value) -> Value:
+    """−1, 0 or 1; derivative 0."""
+    return apply(Op.SIGN, asarray(x))
+
+
+def square(x: Value) -> Value:
+    """x²."""
+    return multiply(x, x)
+
+
+def where(condition: Value, x: Value, y: Value) -> Value:
+    """x where the condition holds, else y. The branch not taken gets a zero cotangent."""
+    x, y = _common(x, y)
+    condition = asarray(condition)
+    shape = np.broadcast_shapes(spec_of(condition).shape, spec_of(x).shape)
+    return apply(
+        Op.SELECT,
+        broadcast_to(astype(condition, np.bool_), shape),
+        broadcast_to(x, shape),
+        broadcast_to(y, shape),
+    )
+
+
+def clip(x: Value, low: Value, high: Value) -> Value:
+    """x held to [low, high]."""
+    return minimum(maximum(x, low), high)
+
+
+# --- reductions
+
+
+def sum(x: Value, axis: _Axis = None, keepdims: bool = False) -> Value:
+    """Sum over the given axes (all of them by default)."""
+    x = asarray(x)
+    return _reduce(Op.SUM, x, axis, keepdims)
+
+
+def mean(x: Value, axis: _Axis = None, keepdims: bool = False) -> Value:
+    """Arithmetic mean over the given axes (all of them by default)."""
+    x = _floating(x)
+    shape = spec_of(x).shape
+    count = math.prod(shape[a] for a in _axes(axis, len(shape)))
+    return divide(sum(x, axis, keepdims), float(count))
+
+
+def max(x: Value, axis: _Axis = None, keepdims: bool = False) -> Value:
+    """Largest element over the given axes; elements that tie share the derivative."""
+    x = asarray(x)
+    return _reduce(Op.REDUCE_MAX, x, axis, keepdims)
+
+
+def min(x: Value, axis: _Axis = None, keepdims: bool = False) -> Value:
+    """Smallest element over the given axes; elements that tie share the derivative."""
+    return negative(max(negative(x), axis, keepdims))
+
+
+def _reduce(op: Op, x: Value, axis: _Axis, keepdims: bool) -> Value:
+    shape = spec_of(x).shape
+    axes = _axes(axis, len(shape))
+    out = apply(op, x, axes=axes) if axes else x
+    if not keepdims:
+        return out
+    return reshape(out, tuple(1 if i in axes else n for i, n in enumerate(shape)))
+
+
+def logsumexp(x: Value, axis: int = -1, keepdims: bool = False) -> Value:
+    """ln Σ eˣ along an axis, without overflow."""
+    x = _floating(x)
+    shape = spec_of(x).shape
+    (axis,) = _axes(axis, len(shape))
+    out = apply(Op.LOGSUMEXP, x, axis=axis)
+    return reshape(out, (*shape[:axis], 1, *shape[axis + 1 :])) if keepdims else out
+
+
+def log_softmax(x: Value, axis: int = -1) -> Value:
+    """x − ln Σ eˣ along an axis, without overflow."""
+    x = _floating(x)
+    (axis,) = _axes(axis, len(spec_of(x).shape))
+    return apply(Op.LOG_SOFTMAX, x, axis=axis)
+
+
+def softmax(x: Value, axis: int = -1) -> Value:
+    """eˣ / Σ eˣ along an axis, without overflow."""
+    return exp(log_softmax(x, axis))
+
+
+def matmul(x: Value, y: Value) -> Value:
+    """Matrix product over the last two axes; vectors as in NumPy; leading axes are broadcast."""
+    x, y = asarray(x), asarray(y)
+    dtype = np.result_type(spec_of(x).dtype, spec_of(y).dtype)
+    x, y = astype(x, dtype), astype(y, dtype)
+    sx, sy = spec_of(x).shape, spec_of(y).shape
+    if not sx or not sy or sx[-1] != sy[-2 if len(sy) > 1 else 0]:
+        raise ShapeError(
+            "the columns of the left factor must equal the rows of the right one",
+            came=f"{spec_of(x)} @ {spec_of(y)}",
+            fix="transpose one of them",
+        )
+    if len(sx) == 1 or len(sy) == 1:
+        left = reshape(x, (1, *sx)) if len(sx) == 1 else x
+        right = reshape(y, (*sy, 1)) if len(sy) == 1 else y
+        out = matmul(left, right)
+        shape = spec_of(out).shape
+        rows = () if len(sx) == 1 else shape[-2:-1]
+        columns = () if len(sy) == 1 else shape[-1:]
+        return reshape(out, (*shape[:-2], *rows, *columns))
+    batch = np.broadcast_shapes(sx[:-2], sy[:-2])
+    return apply(Op.MATMUL, broadcast_to(x, batch + sx[-2:]), broadcast_to(y, batch + sy[-2:]))
+
+
+# --- shape and movement
+
+
+def reshape(x: Value, shape: int | Sequence[int]) -> Value:
+    """The same elements in another shape; one length may be −1."""
+    x = asarray(x)
+    spec = spec_of(x)
+    target = [shape] if isinstance(shape, int) else list(shape)
+    if target.count(-1) == 1:
+        known = math.prod(n for n in target if n != -1)
+        target[target.index(-1)] = spec.size // known if known else 0
+    if tuple(target) == spec.shape:
+        return x
+    if math.prod(target) != spec.size or any(n < 0 for n in target):
+        raise ShapeError("a reshape must keep the number of elements", came=f"{spec} to {shape}")
+    return apply(Op.RESHAPE, x, shape=tuple(target))
+
+
+def expand_dims(x: Value, axis: int) -> Value:
+    """Insert an axis of length 1."""
+    shape = list(spec_of(x).shape)
+    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
+    return reshape(x, shape)
+
+
+def transpose(x: Value, axes: Sequence[int] | None = None) -> Value:
+    """Axes in another order; reversed by default."""
+    x = asarray(x)
+    ndim = len(spec_of(x).shape)
+    order = tuple(reversed(range(ndim))) if axes is None else tuple(a % ndim for a in axes)
+    if sorted(order) != list(range(ndim)):
+        raise ShapeError(
+            "a transposition must name every axis once", came=f"axes {axes} of {spec_of(x)}"
+        )
+    return x if order == tuple(range(ndim)) else apply(Op.TRANSPOSE, x, axes=order)
+
+
+def broadcast_to(x: Value, shape: Sequence[int]) -> Value:
+    """Repeat along new leading axes and along axes of length 1."""
+    x = asarray(x)
+    shape = tuple(shape)
+    return x if spec_of(x).shape == shape else apply(Op.BROADCAST, x, shape=shape)
+
+
+def concatenate(arrays: Sequence[Value], axis: int = 0) -> Value:
+    """Join along an existing axis."""
+    parts = [asarray(a) for a in arrays]
+    if not parts:
+        raise ShapeError("a concatenation must have at least one part", came="none")
+    dtype = np.result_type(*(spec_of(p).dtype for p in parts))
+    (axis,) = _axes(axis, len(spec_of(parts[0]).shape))
+    if len(parts) == 1:
+        return parts[0]
+    return apply(Op.CONCATENATE, *(astype(p, dtype) for p in parts), axis=axis)
+
+
+def stack(arrays: Sequence[Value], axis: int = 0) -> Value:
+    """Join along a new axis."""
+    return concatenate([expand_dims(a, axis) for a in arrays], axis)
+
+
+def take(x: Value, indices: Value, axis: int = 0) -> Value:
+    """Elements (rows) at integer indices along an axis."""
+    x = asarray(x)
+    (axis,) = _axes(axis, len(spec_of(x).shape))
+    return apply(Op.GATHER, x, asarray(indices), axis=axis)
+
+
+def getitem(x: Value, index: Any) -> Value:
+    """Basic indexing (integers, slices, ..., None), or one integer array along the first axis."""
+    if isinstance(index, Tracer | np.ndarray | list):
+        index = asarray(index)
+        if not np.issubdtype(spec_of(index).dtype, np.integer):
+            raise ShapeError(
+                "an index array must hold integers",
+                came=str(spec_of(index)),
+                fix="for a condition use isograd.functions.where",
+            )
+        return take(x, index)
+    shape = spec_of(x).shape
+    items = list(index) if isinstance(index, tuple) else [index]
+    used = builtins.sum(i is not None and i is not Ellipsis for i in items)
+    if used > len(shape):
+        raise ShapeError("indices must not outnumber axes", came=f"{used} for {spec_of(x)}")
+    gap = next((k for k, item in enumerate(items) if item is Ellipsis), len(items))
+    items[gap : gap + 1] = [slice(None)] * (len(shape) - used)
+    starts, stops, steps, kept, flips = [], [], [], [], []
+    axis = 0
+    for item in items:
+        if item is None:
+            kept.append(1)
+            continue
+        n = shape[axis]
+        if isinstance(item, slice):
+            start, stop, step = item.indices(n)
+            length = len(range(start, stop, step))
+            if step < 0:  # taken forwards, then reversed by a gather
+                start, stop, step = start + (length - 1) * step, start + 1, -step
+                flips.append(len(kept))
+            if length == 0:
+                start = stop = 0
+            kept.append(length)
+        else:
+            i = operator.index(item)
+            if not -n <= i < n:
+                raise IndexError(f"index {i} is out of bounds for axis {axis} of length {n}")
+            start, stop, step = i % n, i % n + 1, 1
+        starts.append(start)
+        stops.append(stop)
+        steps.append(step)
+        axis += 1
+    out = asarray(x)
+    if (tuple(starts), tuple(stops), tuple(steps)) != ((0,) * axis, shape, (1,) * axis):
+        out = apply(Op.SLICE, out, start=tuple(starts), stop=tuple(stops), step=tuple(steps))
+    out = reshape(out, kept)
+    for flip in flips:
+        out = take(out, np.arange(kept[flip] - 1, -1, -1), axis=flip)
+    return out
+
+
+def astype(x: Value, dtype: DTypeLike) -> Value:
+    """The same values in another dtype."""
+    dtype = np.dtype(dtype)
+    if isinstance(x, int | float) and not isinstance(x, np.generic):
+        return np.asarray(x, dtype)
+    x = asarray(x)
+    return x if spec_of(x).dtype == dtype else apply(Op.CAST, x, dtype=dtype)
+
+
+def zeros_like(x: Value | ArraySpec) -> Value:
+    """Zeros of the same shape and dtype."""
+    spec = spec_of(x)
+    return np.zeros(spec.shape, spec.dtype)
+
+
+def ones_like(x: Value | ArraySpec) -> Value:
+    """Ones of the same shape and dtype."""
+    spec = spec_of(x)
+    return np.ones(spec.shape, spec.dtype)
+
+
+# --- identities with a meaning
+
+
+def stop_gradient(x: Value) -> Value:
+    """x, held constant under differentiation."""
+    return apply(Op.STOP_GRADIENT, asarray(x))
+
+
+def probe(x: Value, site: str, cotangent: str | None = None) -> Value:
+    """x, observed.
+
+    Args:
+        x: any array.
+        site: the name under which an observer sees x.
+        cotangent: the name under which it sees ∂L/∂x; the reverse mode places that probe.
+    """
+    return apply(Op.PROBE, asarray(x), site=site, cotangent=cotangent)
+
+
+# --- NumPy's own names
+
+
+def _dot(x: Value, y: Value) -> Value:
+    """`np.dot` where it is a matrix product; elsewhere it means something else."""
+    x, y = asarray(x), asarray(y)
+    if not all(1 <= len(spec_of(a).shape) <= 2 for a in (x, y)):
+        raise ShapeError(
+            "numpy.dot must be given vectors or matrices here",
+            came=f"{spec_of(x)} and {spec_of(y)}",
+            fix="use @ or isograd.functions.matmul",
+        )
+    return matmul(x, y)
+
+
+_UFUNCS: dict[Any, Callable[..., Value]] = {
+    np.add: add,
+    np.subtract: subtract,
+    np.multiply: multiply,
+    np.divide: divide,
+    np.power: power,
+    np.negative: negative,
+    np.absolute: absolute,
+    np.sign: sign,
+    np.maximum: maximum,
+    np.minimum: minimum,
+    np.exp: exp,
+    np.expm1: expm1,
+    np.log: log,
+    np.log1p: log1p,
+    np.sqrt: sqrt,
+    np.square: square,
+    np.tanh: tanh,
+    np.matmul: matmul,
+    np.equal: equal,
+    np.not_equal: not_equal,
+    np.less: less,
+    np.less_equal: less_equal,
+    np.greater: greater,
+    np.greater_equal: greater_equal,
+}
+
+_FUNCTIONS: dict[Any, Callable[..., Value]] = {
+    np.sum: sum,
+    np.mean: mean,
+    np.max: max,
+    np.min: min,
+    np.where: where,
+    np.clip: clip,
+    np.reshape: reshape,
+    np.transpose: transpose,
+    np.broadcast_to: broadcast_to,
+    np.concatenate: concatenate,
+    np.stack: stack,
+    np.expand_dims: expand_dims,
+    np.take: take,
+    np.zeros_like: zeros_like,
+    np.ones_like: ones_like,
+    np.dot: _dot,
+}

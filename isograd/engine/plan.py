@@ -1,0 +1,172 @@
+"""A plan: the equations in the order in which they run, what may run together, and for how long
+each buffer is needed. Backends run plans; they decide nothing that stands here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from isograd.engine.check import check
+from isograd.engine.graph import Eqn, Graph, Var
+from isograd.engine.ops import RULES, Op
+
+# Their output can share the memory of their input.
+VIEWS = frozenset({Op.RESHAPE, Op.TRANSPOSE, Op.BROADCAST, Op.SLICE, Op.STOP_GRADIENT, Op.PROBE})
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory for one value and its views.
+
+    Attributes:
+        nbytes: size.
+        first, last: the steps that write it first and read it last (last = number of steps for
+            outputs of the graph).
+        storage: number of the allocation it lies in; buffers of one size whose lives do not
+            overlap share one.
+    """
+
+    nbytes: int
+    first: int
+    last: int
+    storage: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How to run a graph.
+
+    Attributes:
+        graph: what is run; its equations in the order of the plan.
+        groups: ranges [start, stop) of consecutive steps. A group of several is elementwise, over
+            one shape, and can run as one loop.
+        releases: per step, the variables that are not read after it.
+        buffers: per root variable (one that is no view of another) its memory.
+    """
+
+    graph: Graph
+    groups: tuple[tuple[int, int], ...]
+    releases: tuple[tuple[Var, ...], ...]
+    buffers: dict[Var, Buffer]
+
+    @property
+    def storage_bytes(self) -> int:
+        """Memory for intermediate values, with sharing."""
+        sizes = {b.storage: b.nbytes for b in self.buffers.values()}
+        return sum(sizes.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that is alive at one step: no sharing can go below it."""
+        change: defaultdict[int, int] = defaultdict(int)
+        for b in self.buffers.values():
+            change[b.first] += b.nbytes
+            change[b.last + 1] -= b.nbytes
+        peak = alive = 0
+        for step in sorted(change):
+            alive += change[step]
+            peak = max(peak, alive)
+        return peak
+
+    def __str__(self) -> str:
+        fused = sum(1 for a, b in self.groups if b - a > 1)
+        return (
+            f"plan: {len(self.graph.eqns)} steps in {len(self.groups)} groups ({fused} fused), "
+            f"{len(self.buffers)} buffers, {self.storage_bytes} bytes "
+            f"(at least {self.peak_bytes} alive at once)"
+        )
+
+
+def plan(graph: Graph) -> Plan:
+    """Order, fusion groups and buffer lifetimes of a graph.
+
+    Raises:
+        GraphError: if the graph is not valid.
+    """
+    check(graph)
+    eqns, groups = _fuse(graph)
+    ordered = Graph(
+        graph.inputs, graph.constants, eqns, graph.outputs, graph.in_tree, graph.out_tree
+    )
+    last_read = _last_reads(ordered)
+    releases: list[list[Var]] = [[] for _ in eqns]
+    for var, step in last_read.items():
+        if 0 <= step < len(eqns) and var not in graph.constants:
+            releases[step].append(var)
+    return Plan(ordered, groups, tuple(map(tuple, releases)), _allocate(ordered, last_read))
+
+
+def _fuse(graph: Graph) -> tuple[tuple[Eqn, ...], tuple[tuple[int, int], ...]]:
+    """Put elementwise equations of one shape that feed each other next to each other.
+
+    The height of an equation is that of its inputs, plus one wherever a fused loop would have to
+    end: at a primitive that is not elementwise, or where the shape changes. A path that leaves a
+    group climbs, and heights never fall along a path, so equations of one height and shape form no
+    cycle with the rest and a stable sort by height is an order in which they can run.
+    """
+    height: dict[Var, int] = dict.fromkeys((*graph.inputs, *graph.constants), 0)
+    elementwise: dict[Var, bool] = dict.fromkeys(height, False)
+    keys: list[tuple[int, bool, tuple[int, ...]]] = []
+    for eqn in graph.eqns:
+        fusible = RULES[eqn.op].elementwise
+        shape = eqn.output.spec.shape
+        h = 0
+        for v in eqn.inputs:
+            together = fusible and elementwise[v] and v.spec.shape == shape
+            h = max(h, height[v] + (not together))
+        height[eqn.output] = h
+        elementwise[eqn.output] = fusible
+        keys.append((h, fusible, shape))
+    order = sorted(range(len(keys)), key=lambda i: keys[i])
+    groups: list[tuple[int, int]] = []
+    for position, i in enumerate(order):
+        if position and keys[i][1] and keys[i] == keys[order[position - 1]]:
+            groups[-1] = (groups[-1][0], position + 1)
+        else:
+            groups.append((position, position + 1))
+    return tuple(graph.eqns[i] for i in order), tuple(groups)
+
+
+def _last_reads(graph: Graph) -> dict[Var, int]:
+    """The last step that reads each variable; −1 for one that is never read."""
+    last = dict.fromkeys((*graph.inputs, *(e.output for e in graph.eqns)), -1)
+    for step, eqn in enumerate(graph.eqns):
+        last[eqn.output] = step  # unread, it can go as soon as it is made
+        for var in eqn.inputs:
+            last[var] = step
+    for var in graph.outputs:
+        last[var] = len(graph.eqns)
+    return last
+
+
+def _allocate(graph: Graph, last_read: dict[Var, int]) -> dict[Var, Buffer]:
+    """Give each root variable storage, reusing what is free (linear scan)."""
+    root: dict[Var, Var] = {}
+    first: dict[Var, int] = {}
+    last: dict[Var, int] = {}
+    for step, eqn in enumerate(graph.eqns):
+        out = eqn.output
+        base = root.get(eqn.inputs[0], eqn.inputs[0]) if eqn.op in VIEWS else out
+        root[out] = base
+        if base is out:
+            first[out] = step
+        if base in first:
+            last[base] = max(last.get(base, 0), last_read[out])
+    free: defaultdict[int, list[int]] = defaultdict(list)
+    ending: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    buffers: dict[Var, Buffer] = {}
+    count = 0
+    for step, eqn in enumerate(graph.eqns):
+        var = eqn.output
+        if var in first:
+            nbytes = var.spec.nbytes
+            if free[nbytes]:
+                storage = free[nbytes].pop()
+            else:
+                storage, count = count, count + 1
+            buffers[var] = Buffer(nbytes, step, last[var], storage)
+            ending[last[var]].append((nbytes, storage))
+        for nbytes, storage in ending.pop(step, ()):
+            free[nbytes].append(storage)
+    return buffers

@@ -1,0 +1,48 @@
+"""The matrix product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from isograd.engine.dispatch import spec_of
+from isograd.engine.functions import matmul, transpose
+from isograd.engine.graph import ArraySpec
+from isograd.engine.ops import Op, Rule, Value, define
+from isograd.errors import ShapeError
+
+
+def _shape(x: ArraySpec, y: ArraySpec) -> ArraySpec:
+    ok = (
+        len(x.shape) == len(y.shape) >= 2
+        and x.shape[:-2] == y.shape[:-2]
+        and x.shape[-1] == y.shape[-2]
+        and x.dtype == y.dtype
+    )
+    if not ok:
+        raise ShapeError(
+            "a matrix product must be (…, m, k) @ (…, k, n) of one dtype", came=f"{x} @ {y}"
+        )
+    return ArraySpec((*x.shape[:-1], y.shape[-1]), x.dtype)
+
+
+def _swap(x: Value) -> Value:
+    n = len(spec_of(x).shape)
+    return transpose(x, (*range(n - 2), n - 1, n - 2))
+
+
+def _jvp(i: int, t: Value, out: Value, args: tuple[Value, ...], params: dict[str, Any]) -> Value:
+    x, y = args
+    return matmul(t, y) if i == 0 else matmul(x, t)
+
+
+def _vjp(i: int, g: Value, out: Value, args: tuple[Value, ...], params: dict[str, Any]) -> Value:
+    x, y = args
+    return matmul(g, _swap(y)) if i == 0 else matmul(_swap(x), g)
+
+
+define(
+    Op.MATMUL,
+    Rule(np.matmul, _shape, _jvp, _vjp, domain="all; γₖ-accurate against Σ|x||y| per element"),
+)
