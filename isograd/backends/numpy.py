@@ -62,7 +62,8 @@ class Executable:
             observe: called at each probe.
 
         Returns:
-            The result, nested as the traced function's. Arrays may be views of the arguments.
+            The result, nested as the traced function's. Arrays may be views of the arguments, or
+            constants of the graph, which are read-only.
 
         Raises:
             ShapeError: if an argument is not what was traced for.

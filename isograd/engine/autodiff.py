@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from isograd.engine.dispatch import Handler, Tracer, apply, spec_of
+from isograd.engine.dispatch import Handler, apply, spec_of
 from isograd.engine.eager import Recording, record
-from isograd.engine.functions import Array, asarray, reshape, stack, zeros_like
+from isograd.engine.functions import Array, asarray, astype, reshape, stack, zeros_like
 from isograd.engine.graph import ArraySpec, Var
 from isograd.engine.ops import RULES, Op, Value
-from isograd.engine.tree import flatten, map_leaves, unflatten
+from isograd.engine.tree import LEAF, flatten, map_leaves, unflatten
 from isograd.errors import GraphError, ShapeError
 
 _Argnums = int | tuple[int, ...]
@@ -42,9 +42,9 @@ def pull_back(
         if cotangent is not None and var in active:
             sums[var] = sums[var] + cotangent if var in sums else cotangent
 
-    for var, cotangent in zip(graph.outputs, cotangents, strict=True):
-        accumulate(var, cotangent)
     with np.errstate(all="ignore"):
+        for var, cotangent in zip(graph.outputs, cotangents, strict=True):
+            accumulate(var, cotangent)
         for eqn in reversed(graph.eqns):
             g = sums.pop(eqn.output, None)
             if g is None:
@@ -69,10 +69,14 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
         `f(*primals)`, and a function from a cotangent (nested as the value) to the tuple of the
         cotangents of the primals. It may be called again and again.
 
+    Raises:
+        GraphError: if a primal holds integers.
+        ShapeError: from the pullback, if the cotangent and the value differ.
+
     References:
         Griewank & Walther 2008, Evaluating Derivatives, ch. 3.
     """
-    recording = record(f, primals)
+    recording = record(f, [_point(p, i) for i, p in enumerate(primals)])
     graph = recording.graph
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
@@ -84,7 +88,8 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
                 came=", ".join(str(spec_of(c)) for c in leaves),
                 where=f"the value is {', '.join(map(str, specs))}",
             )
-        pulled = pull_back(recording, [asarray(c) for c in leaves], graph.inputs)
+        seeds = [astype(c, s.dtype) for c, s in zip(leaves, specs, strict=True)]
+        pulled = pull_back(recording, seeds, graph.inputs)
         out: tuple[Any, ...] = unflatten(graph.in_tree, _or_zeros(pulled, graph.inputs))
         return out
 
@@ -107,28 +112,35 @@ def value_and_grad(
         gradient, nested as the argument (a tuple of them if `argnums` is one).
 
     Raises:
-        ShapeError: if the value is no scalar.
-        GraphError: if an argument to differentiate holds integers, or argnums does not exist.
+        ShapeError: if the value is no scalar of floating point.
+        GraphError: if an argument to differentiate holds integers, argnums does not exist, or with
+            `has_aux` f returns no pair.
     """
     nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def wrapped(*args: Any) -> tuple[Any, Any]:
-        chosen = [_check_argument(args, n) for n in nums]
+        chosen = _chosen(args, nums)
 
         def of_chosen(*parts: Any) -> Any:
             full = list(args)
             for n, part in zip(nums, parts, strict=True):
                 full[n] = part
             out = f(*full)
+            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+                raise GraphError(
+                    "with has_aux a function must return a pair: the scalar, and anything else",
+                    came=type(out).__name__,
+                )
             return out if has_aux else (out,)
 
         recording = record(of_chosen, chosen)
         graph = recording.graph
-        if not graph.outputs or graph.outputs[0].spec.shape != ():
+        if graph.out_tree.children[0] != LEAF or not _is_scalar(graph.outputs[0].spec):
             raise ShapeError(
-                "a gradient must be that of a scalar function",
+                "a gradient must be that of a scalar function of floating point",
                 came=", ".join(str(v.spec) for v in graph.outputs) or "nothing",
-                fix="sum the value, or use isograd.vjp or isograd.jacobian",
+                fix="sum the value, use has_aux for what comes beside it, or isograd.vjp or "
+                "isograd.jacobian for more than a scalar",
             )
         seed = np.ones((), graph.outputs[0].spec.dtype)
         rest = [None] * (len(graph.outputs) - 1)
@@ -166,20 +178,36 @@ def grad(
     return wrapped
 
 
-def _check_argument(args: tuple[Any, ...], n: int) -> Any:
-    if not -len(args) <= n < len(args):
-        raise GraphError(
-            "argnums must name an argument that is given", came=f"{n} of {len(args)} arguments"
-        )
-    for leaf in flatten(args[n])[0]:
-        spec = spec_of(leaf)
-        if not spec.differentiable and not isinstance(leaf, int):
+def _is_scalar(spec: ArraySpec) -> bool:
+    return spec.shape == () and spec.differentiable
+
+
+def _chosen(args: tuple[Any, ...], nums: tuple[int, ...]) -> list[Any]:
+    for n in nums:
+        if not -len(args) <= n < len(args):
+            raise GraphError(
+                "argnums must name an argument that is given", came=f"{n} of {len(args)} arguments"
+            )
+    if len({n % len(args) for n in nums}) < len(nums):
+        raise GraphError("argnums must name an argument once", came=str(nums))
+    return [_point(args[n], n) for n in nums]
+
+
+def _point(arg: Any, n: int) -> Any:
+    """Argument n as a point to differentiate at: floating-point arrays."""
+
+    def floating(leaf: Any) -> Value:
+        leaf = asarray(float(leaf) if type(leaf) is int else leaf)
+        if not spec_of(leaf).differentiable:
             raise GraphError(
                 "derivatives are taken by floating-point arrays",
-                came=f"{spec} in argument {n}",
-                fix="pass float32 or float64, or differentiate by another argument (argnums)",
+                came=f"{spec_of(leaf)} in argument {n}",
+                fix="pass float32 or float64, or leave it out: close over it, or differentiate by "
+                "another argument (argnums)",
             )
-    return map_leaves(lambda x: float(x) if isinstance(x, int) else x, args[n])
+        return leaf
+
+    return map_leaves(floating, arg)
 
 
 def _or_zeros(cotangents: Sequence[Value | None], like: Sequence[Var]) -> list[Value]:
@@ -232,10 +260,10 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
 
     Raises:
         ShapeError: if tangents and primals differ.
+        GraphError: if a primal holds integers.
     """
-    points, in_tree = flatten(tuple(primals))
+    points, in_tree = flatten(tuple(_point(p, i) for i, p in enumerate(primals)))
     directions, tree = flatten(tuple(tangents))
-    points = [asarray(p) for p in points]
     if tree != in_tree or [spec_of(p).shape for p in points] != [
         spec_of(t).shape for t in directions
     ]:
@@ -245,7 +273,10 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
             where=f"the primals are {', '.join(str(spec_of(p)) for p in points)}",
         )
     forward = _Forward()
-    duals = [Dual(forward, p, asarray(t)) for p, t in zip(points, directions, strict=True)]
+    duals = [
+        Dual(forward, p, astype(t, spec_of(p).dtype))
+        for p, t in zip(points, directions, strict=True)
+    ]
     with np.errstate(all="ignore"):
         result = f(*unflatten(in_tree, duals))
     outs, out_tree = flatten(result)
@@ -292,18 +323,28 @@ def jacobian(f: Callable[[Any], Any], *, mode: str = "auto") -> Callable[[Any], 
         raise GraphError("mode must be 'auto', 'forward' or 'reverse'", came=repr(mode))
 
     def wrapped(x: Any) -> Value:
-        x = _check_argument((x,), 0)
+        x = _one_array(_point(x, 0), "argument")
         value, pullback = vjp(f, x)
-        inputs, outputs = spec_of(x), spec_of(value)
+        inputs, outputs = spec_of(x), spec_of(_one_array(value, "value"))
         if mode == "reverse" or (mode == "auto" and outputs.size <= inputs.size):
             rows = [reshape(pullback(e)[0], (inputs.size,)) for e in _basis(outputs)]
             flat = stack(rows, axis=0) if rows else np.zeros((0, inputs.size), inputs.dtype)
         else:
             columns = [reshape(jvp(f, (x,), (e,))[1], (outputs.size,)) for e in _basis(inputs)]
-            flat = stack(columns, axis=1) if columns else np.zeros((outputs.size, 0), inputs.dtype)
+            flat = stack(columns, axis=1) if columns else np.zeros((outputs.size, 0), outputs.dtype)
         return reshape(flat, (*outputs.shape, *inputs.shape))
 
     return wrapped
+
+
+def _one_array(x: Any, what: str) -> Value:
+    if flatten(x)[1] != LEAF:
+        raise GraphError(
+            "a Jacobian must be that of a function from one array to one array",
+            came=f"{type(x).__name__} as its {what}",
+            fix="concatenate the parts, or use isograd.vjp or isograd.jvp",
+        )
+    return x
 
 
 def _basis(spec: ArraySpec) -> list[Value]:
@@ -311,4 +352,4 @@ def _basis(spec: ArraySpec) -> list[Value]:
     return [e.reshape(spec.shape) for e in eye]
 
 
-__all__ = ["Tracer", "grad", "hvp", "jacobian", "jvp", "pull_back", "value_and_grad", "vjp"]
+__all__ = ["grad", "hvp", "jacobian", "jvp", "pull_back", "value_and_grad", "vjp"]

@@ -41,6 +41,13 @@ def _specs_follow_rules(graph: Graph) -> Iterator[str]:
         except ShapeError as error:
             yield f"equation {i} ({eqn.op.value}): {error.must} ({error.came})"
             continue
+        except (
+            TypeError,
+            ValueError,
+            IndexError,
+        ) as error:  # arguments or params it has no use for
+            yield f"equation {i} ({eqn.op.value}) does not fit its rule: {error}"
+            continue
         if spec != eqn.output.spec:
             yield (
                 f"equation {i} ({eqn.op.value}) is declared {eqn.output.spec} "

@@ -52,8 +52,13 @@ def apply(op: Op, *args: Value, **params: Any) -> Value:
             youngest = arg.handler
     if youngest is not None:
         return youngest.process(op, args, params)
+    rule = RULES[op]
     with np.errstate(all="ignore"):  # infinities and NaN are results here, not accidents
-        return RULES[op].eval(*args, **params)
+        try:
+            return rule.eval(*args, **params)
+        except ValueError:
+            rule.shape(*map(spec_of, args), **params)  # says it in the words of the static mode
+            raise
 
 
 def spec_of(value: Value) -> ArraySpec:

@@ -148,6 +148,9 @@ class Array(Tracer):
     def __int__(self) -> int:
         return int(concrete(self))
 
+    def __index__(self) -> int:
+        return operator.index(concrete(self))
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         function = _UFUNCS.get(ufunc)
         if method != "__call__" or kwargs or function is None:
@@ -211,21 +214,26 @@ def _common(*args: Value) -> tuple[Value, ...]:
         for a, s in zip(args, specs, strict=True)
     ]
     dtype = np.result_type(*weak)
+    shape = _broadcast_shapes(*specs)
+    return tuple(broadcast_to(astype(a, dtype), shape) for a in args)
+
+
+def _broadcast_shapes(*specs: ArraySpec, but: int = 0) -> tuple[int, ...]:
+    """The shape that all broadcast to, the last `but` axes left out."""
     try:
-        shape = np.broadcast_shapes(*(s.shape for s in specs))
+        return np.broadcast_shapes(*(s.shape[: len(s.shape) - but] for s in specs))
     except ValueError:
         raise ShapeError(
             "shapes must be equal, or 1 where they differ, counted from the last axis",
             came=" and ".join(str(s) for s in specs),
             fix="reshape or transpose one of them",
         ) from None
-    return tuple(broadcast_to(astype(a, dtype), shape) for a in args)
 
 
 def _axes(axis: _Axis, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(axis) if isinstance(axis, tuple | list) else (operator.index(axis),)
     for a in axes:
         if not -ndim <= a < ndim:
             raise ShapeError(
@@ -235,6 +243,11 @@ def _axes(axis: _Axis, ndim: int) -> tuple[int, ...]:
     normal = tuple(sorted(a % ndim for a in axes))
     if len(set(normal)) < len(normal):
         raise ShapeError("an axis must be named once", came=f"axes {axes}")
+    return normal
+
+
+def _one_axis(axis: int, ndim: int) -> int:
+    (normal,) = _axes(operator.index(axis), ndim)
     return normal
 
 
@@ -270,7 +283,6 @@ add = _binary(Op.ADD, "x + y.")
 subtract = _binary(Op.SUB, "x − y.")
 multiply = _binary(Op.MUL, "x · y.")
 divide = _binary(Op.DIV, "x / y.", floating=True)
-power = _binary(Op.POW, "x to the power y.", floating=True)
 maximum = _binary(Op.MAX, "The larger of x and y; a tie shares the derivative.")
 minimum = _binary(Op.MIN, "The smaller of x and y; a tie shares the derivative.")
 equal = _binary(Op.EQ, "x = y, as booleans.")
@@ -288,6 +300,14 @@ tanh = _unary(Op.TANH, "(eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).")
 logistic = _unary(Op.LOGISTIC, "σ(x) = 1 / (1 + e⁻ˣ).")
 erf = _unary(Op.ERF, "2/√π ∫₀ˣ e^(−t²) dt.")
 softplus = _unary(Op.SOFTPLUS, "ln(1 + eˣ), without overflow.")
+
+
+def power(x: Value, y: Value) -> Value:
+    """x to the power y; the power 2 is x · x, which is exact and faster."""
+    if type(y) in (int, float) and y == 2:
+        return square(_floating(x))
+    x, y = _common(x, y)
+    return apply(Op.POW, _floating(x), _floating(y))
 
 
 def negative(x: Value) -> Value:
@@ -314,7 +334,7 @@ def where(condition: Value, x: Value, y: Value) -> Value:
     """x where the condition holds, else y. The branch not taken gets a zero cotangent."""
     x, y = _common(x, y)
     condition = asarray(condition)
-    shape = np.broadcast_shapes(spec_of(condition).shape, spec_of(x).shape)
+    shape = _broadcast_shapes(spec_of(condition), spec_of(x))
     return apply(
         Op.SELECT,
         broadcast_to(astype(condition, np.bool_), shape),
@@ -324,8 +344,9 @@ def where(condition: Value, x: Value, y: Value) -> Value:
 
 
 def clip(x: Value, low: Value, high: Value) -> Value:
-    """x held to [low, high]."""
-    return minimum(maximum(x, low), high)
+    """x held to [low, high]; a bound may be None."""
+    x = x if low is None else maximum(x, low)
+    return asarray(x if high is None else minimum(x, high))
 
 
 # --- reductions
@@ -334,6 +355,7 @@ def clip(x: Value, low: Value, high: Value) -> Value:
 def sum(x: Value, axis: _Axis = None, keepdims: bool = False) -> Value:
     """Sum over the given axes (all of them by default)."""
     x = asarray(x)
+    x = astype(x, np.int64) if spec_of(x).dtype == np.bool_ else x
     return _reduce(Op.SUM, x, axis, keepdims)
 
 
@@ -369,7 +391,7 @@ def logsumexp(x: Value, axis: int = -1, keepdims: bool = False) -> Value:
     """ln Σ eˣ along an axis, without overflow."""
     x = _floating(x)
     shape = spec_of(x).shape
-    (axis,) = _axes(axis, len(shape))
+    axis = _one_axis(axis, len(shape))
     out = apply(Op.LOGSUMEXP, x, axis=axis)
     return reshape(out, (*shape[:axis], 1, *shape[axis + 1 :])) if keepdims else out
 
@@ -377,8 +399,7 @@ def logsumexp(x: Value, axis: int = -1, keepdims: bool = False) -> Value:
 def log_softmax(x: Value, axis: int = -1) -> Value:
     """x − ln Σ eˣ along an axis, without overflow."""
     x = _floating(x)
-    (axis,) = _axes(axis, len(spec_of(x).shape))
-    return apply(Op.LOG_SOFTMAX, x, axis=axis)
+    return apply(Op.LOG_SOFTMAX, x, axis=_one_axis(axis, len(spec_of(x).shape)))
 
 
 def softmax(x: Value, axis: int = -1) -> Value:
@@ -406,7 +427,7 @@ def matmul(x: Value, y: Value) -> Value:
         rows = () if len(sx) == 1 else shape[-2:-1]
         columns = () if len(sy) == 1 else shape[-1:]
         return reshape(out, (*shape[:-2], *rows, *columns))
-    batch = np.broadcast_shapes(sx[:-2], sy[:-2])
+    batch = _broadcast_shapes(spec_of(x), spec_of(y), but=2)
     return apply(Op.MATMUL, broadcast_to(x, batch + sx[-2:]), broadcast_to(y, batch + sy[-2:]))
 
 
@@ -417,7 +438,7 @@ def reshape(x: Value, shape: int | Sequence[int]) -> Value:
     """The same elements in another shape; one length may be −1."""
     x = asarray(x)
     spec = spec_of(x)
-    target = [shape] if isinstance(shape, int) else list(shape)
+    target = [operator.index(n) for n in (shape if isinstance(shape, Sequence) else (shape,))]
     if target.count(-1) == 1:
         known = math.prod(n for n in target if n != -1)
         target[target.index(-1)] = spec.size // known if known else 0
@@ -431,7 +452,7 @@ def reshape(x: Value, shape: int | Sequence[int]) -> Value:
 def expand_dims(x: Value, axis: int) -> Value:
     """Insert an axis of length 1."""
     shape = list(spec_of(x).shape)
-    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
+    shape.insert(_one_axis(axis, len(shape) + 1), 1)
     return reshape(x, shape)
 
 
@@ -460,7 +481,7 @@ def concatenate(arrays: Sequence[Value], axis: int = 0) -> Value:
     if not parts:
         raise ShapeError("a concatenation must have at least one part", came="none")
     dtype = np.result_type(*(spec_of(p).dtype for p in parts))
-    (axis,) = _axes(axis, len(spec_of(parts[0]).shape))
+    axis = _one_axis(axis, len(spec_of(parts[0]).shape))
     if len(parts) == 1:
         return parts[0]
     return apply(Op.CONCATENATE, *(astype(p, dtype) for p in parts), axis=axis)
@@ -472,23 +493,22 @@ def stack(arrays: Sequence[Value], axis: int = 0) -> Value:
 
 
 def take(x: Value, indices: Value, axis: int = 0) -> Value:
-    """Elements (rows) at integer indices along an axis."""
-    x = asarray(x)
-    (axis,) = _axes(axis, len(spec_of(x).shape))
-    return apply(Op.GATHER, x, asarray(indices), axis=axis)
+    """Elements (rows) at integer indices along an axis; a negative index counts from the end."""
+    x, indices = asarray(x), asarray(indices)
+    if not np.issubdtype(spec_of(indices).dtype, np.integer):
+        raise ShapeError(
+            "an index array must hold integers",
+            came=str(spec_of(indices)),
+            fix="for a condition use isograd.functions.where",
+        )
+    return apply(Op.GATHER, x, indices, axis=_one_axis(axis, len(spec_of(x).shape)))
 
 
 def getitem(x: Value, index: Any) -> Value:
     """Basic indexing (integers, slices, ..., None), or one integer array along the first axis."""
     if isinstance(index, Tracer | np.ndarray | list):
-        index = asarray(index)
-        if not np.issubdtype(spec_of(index).dtype, np.integer):
-            raise ShapeError(
-                "an index array must hold integers",
-                came=str(spec_of(index)),
-                fix="for a condition use isograd.functions.where",
-            )
-        return take(x, index)
+        empty = isinstance(index, list) and not index  # NumPy would take it for floats
+        return take(x, np.zeros(0, np.intp) if empty else index)
     shape = spec_of(x).shape
     items = list(index) if isinstance(index, tuple) else [index]
     used = builtins.sum(i is not None and i is not Ellipsis for i in items)
@@ -513,7 +533,7 @@ def getitem(x: Value, index: Any) -> Value:
                 start = stop = 0
             kept.append(length)
         else:
-            i = operator.index(item)
+            i = _integer(item)
             if not -n <= i < n:
                 raise IndexError(f"index {i} is out of bounds for axis {axis} of length {n}")
             start, stop, step = i % n, i % n + 1, 1
@@ -528,6 +548,16 @@ def getitem(x: Value, index: Any) -> Value:
     for flip in flips:
         out = take(out, np.arange(kept[flip] - 1, -1, -1), axis=flip)
     return out
+
+
+def _integer(item: Any) -> int:
+    if isinstance(item, bool | np.bool_) or not hasattr(item, "__index__") or np.ndim(item):
+        raise ShapeError(
+            "an index must be made of integers, slices, ... and None, or be one integer array",
+            came=f"{type(item).__name__} in the index",
+            fix="take elements along an axis by isograd.functions.take, choose by where",
+        )
+    return operator.index(item)
 
 
 def astype(x: Value, dtype: DTypeLike) -> Value:
@@ -573,6 +603,11 @@ def probe(x: Value, site: str, cotangent: str | None = None) -> Value:
 # --- NumPy's own names
 
 
+def _take(x: Value, indices: Value, axis: int | None = None) -> Value:
+    """`np.take`, which flattens where no axis is given."""
+    return take(reshape(x, -1), indices) if axis is None else take(x, indices, axis)
+
+
 def _dot(x: Value, y: Value) -> Value:
     """`np.dot` where it is a matrix product; elsewhere it means something else."""
     x, y = asarray(x), asarray(y)
@@ -616,7 +651,9 @@ _FUNCTIONS: dict[Any, Callable[..., Value]] = {
     np.sum: sum,
     np.mean: mean,
     np.max: max,
+    np.amax: max,
     np.min: min,
+    np.amin: min,
     np.where: where,
     np.clip: clip,
     np.reshape: reshape,
@@ -625,7 +662,7 @@ _FUNCTIONS: dict[Any, Callable[..., Value]] = {
     np.concatenate: concatenate,
     np.stack: stack,
     np.expand_dims: expand_dims,
-    np.take: take,
+    np.take: _take,
     np.zeros_like: zeros_like,
     np.ones_like: ones_like,
     np.dot: _dot,

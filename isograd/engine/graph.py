@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from isograd.engine.ops import Op
 from isograd.engine.tree import LEAF, Structure
@@ -24,12 +24,16 @@ _SHORT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ArraySpec:
-    """Shape and dtype of an array that is not there yet."""
+    """Shape and dtype of an array that is not there yet; float64 unless said."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
+    dtype: np.dtype[Any]
+
+    def __init__(self, shape: Iterable[int], dtype: DTypeLike = np.float64) -> None:
+        object.__setattr__(self, "shape", tuple(shape))
+        object.__setattr__(self, "dtype", np.dtype(dtype))
 
     @property
     def size(self) -> int:
@@ -131,4 +135,6 @@ def _lines(graph: Graph) -> Iterator[str]:
 
 
 def _show(value: Any) -> str:
-    return value.name if isinstance(value, np.dtype) else str(value).replace(" ", "")
+    if isinstance(value, np.dtype):
+        return value.name
+    return repr(value) if isinstance(value, str) else str(value).replace(" ", "")

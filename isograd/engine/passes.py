@@ -83,6 +83,7 @@ def _fold_constants(graph: Graph) -> tuple[Graph, int]:
             with np.errstate(all="ignore"):
                 value = rule.eval(*(constants[v] for v in eqn.inputs), **eqn.params)
             constants[eqn.output] = np.asarray(value)
+            constants[eqn.output].flags.writeable = False
             folded += 1
         else:
             eqns.append(eqn)
@@ -177,7 +178,7 @@ def _exact_identity(eqn: Eqn, facts: _Facts) -> Var | Eqn | None:
             return ins[0]
         case Op.MUL if facts.scalar(ins[0]) == 1:
             return ins[1]
-        case Op.DIV | Op.POW if last == 1:
+        case Op.DIV if last == 1:
             return ins[0]
         case Op.SUB if last is not None and last == 0 and not np.signbit(last):
             return ins[0]  # x − (+0) is x for every x; x + (+0) is not: it turns −0 into +0
@@ -204,6 +205,8 @@ def _inexact_identity(eqn: Eqn, facts: _Facts) -> Var | Eqn | None:
             return ins[0]
         case Op.ADD if facts.scalar(ins[0]) == 0:
             return ins[1]
+        case Op.POW if facts.scalar(ins[1]) == 1:
+            return ins[0]  # vector libraries give x¹ to an ulp or two
         case Op.LOG if inner := facts.source(ins[0], Op.EXP):
             return inner.inputs[0]
         case Op.EXP if inner := facts.source(ins[0], Op.LOG):

@@ -11,8 +11,9 @@ from isograd.engine.check import check
 from isograd.engine.graph import Eqn, Graph, Var
 from isograd.engine.ops import RULES, Op
 
-# Their output can share the memory of their input.
+# Their output can share the memory of their input; a reshape only that of one which lies in order.
 VIEWS = frozenset({Op.RESHAPE, Op.TRANSPOSE, Op.BROADCAST, Op.SLICE, Op.STOP_GRADIENT, Op.PROBE})
+_SCATTERING = frozenset({Op.TRANSPOSE, Op.BROADCAST, Op.SLICE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,14 @@ def _allocate(graph: Graph, last_read: dict[Var, int]) -> dict[Var, Buffer]:
     root: dict[Var, Var] = {}
     first: dict[Var, int] = {}
     last: dict[Var, int] = {}
+    scattered: set[Var] = set()  # views whose elements do not lie side by side in order
     for step, eqn in enumerate(graph.eqns):
         out = eqn.output
-        base = root.get(eqn.inputs[0], eqn.inputs[0]) if eqn.op in VIEWS else out
+        disorder = any(v in scattered for v in eqn.inputs[:1])
+        view = eqn.op in VIEWS and not (eqn.op is Op.RESHAPE and disorder)
+        if eqn.op in _SCATTERING or (view and disorder):
+            scattered.add(out)
+        base = root.get(eqn.inputs[0], eqn.inputs[0]) if view else out
         root[out] = base
         if base is out:
             first[out] = step

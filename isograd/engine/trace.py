@@ -55,7 +55,10 @@ class _Tracing(Handler):
             self.eqns.append(eqn)
             return eqn.output
         var = Var(spec_of(x))
-        self.constants[var] = x
+        self.constants[var] = x = x.copy(
+            "K"
+        )  # the graph stays as it is when the caller's array moves
+        x.flags.writeable = False
         return var
 
     def process(self, op: Op, args: tuple[Value, ...], params: dict[str, Any]) -> Value:
@@ -78,7 +81,7 @@ def trace(f: Callable[..., Any], *specs: Any) -> Graph:
         specs: an `ArraySpec`, or an array that serves as one, for each leaf of each argument.
 
     Returns:
-        A graph that can be printed, checked, rewritten, planned, and called like `f`.
+        A graph that can be printed, checked, rewritten, planned, and evaluated (`evaluate`).
 
     Raises:
         GraphError: if `f` depends on the value of an array, or returns something else than arrays.

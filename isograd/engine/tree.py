@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """The nesting of a tree without its leaves. `kind` is None at a leaf."""
+    """The nesting of a tree without its leaves. `kind` is None at a leaf.
+
+    Dicts with the same keys have the same structure, whatever their order; `order` says in which
+    order the keys came, so that a dict is rebuilt as it was.
+    """
 
     kind: type | None
     keys: tuple[Any, ...] = ()
     children: tuple[Structure, ...] = ()
+    order: tuple[Any, ...] = field(default=(), compare=False)
 
     @property
     def leaves(self) -> int:
@@ -25,16 +30,16 @@ LEAF = Structure(None)
 
 
 def flatten(tree: Any) -> tuple[list[Any], Structure]:
-    """The leaves, from left to right, and the structure that holds them."""
+    """The leaves, left to right (of a dict by sorted key), and the structure that holds them."""
     leaves: list[Any] = []
     return leaves, _flatten(tree, leaves)
 
 
 def _flatten(tree: Any, leaves: list[Any]) -> Structure:
     if isinstance(tree, dict):
-        return Structure(
-            dict, tuple(tree), tuple(_flatten(child, leaves) for child in tree.values())
-        )
+        keys = tuple(sorted(tree, key=lambda key: (type(key).__name__, key)))
+        children = tuple(_flatten(tree[key], leaves) for key in keys)
+        return Structure(dict, keys, children, tuple(tree))
     if isinstance(tree, list | tuple):
         return Structure(type(tree), (), tuple(_flatten(child, leaves) for child in tree))
     if tree is None:
@@ -54,7 +59,8 @@ def _unflatten(structure: Structure, leaves: Iterator[Any]) -> Any:
         return next(leaves)
     children = [_unflatten(child, leaves) for child in structure.children]
     if kind is dict:
-        return dict(zip(structure.keys, children, strict=True))
+        entries = dict(zip(structure.keys, children, strict=True))
+        return {key: entries[key] for key in structure.order}
     if kind is type(None):
         return None
     if hasattr(kind, "_fields"):  # a named tuple takes its fields one by one

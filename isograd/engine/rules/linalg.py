@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isograd.engine.dispatch import spec_of
 from isograd.engine.functions import matmul, transpose
@@ -42,7 +43,24 @@ def _vjp(i: int, g: Value, out: Value, args: tuple[Value, ...], params: dict[str
     return matmul(g, _swap(y)) if i == 0 else matmul(_swap(x), g)
 
 
+def _in_order(x: NDArray[Any]) -> NDArray[Any]:
+    """The array, or its transpose, in one piece: what BLAS takes without a copy of its own.
+
+    The last bit of a product depends on how the factors lie, so a view must not lie otherwise than
+    the same values computed.
+    """
+    flags = x.flags
+    if flags.c_contiguous or flags.f_contiguous or np.swapaxes(x, -1, -2).flags.c_contiguous:
+        return x
+    return np.asarray(x, order="C")
+
+
+def _eval(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    out: NDArray[Any] = np.matmul(_in_order(x), _in_order(y))
+    return out
+
+
 define(
     Op.MATMUL,
-    Rule(np.matmul, _shape, _jvp, _vjp, domain="all; γₖ-accurate against Σ|x||y| per element"),
+    Rule(_eval, _shape, _jvp, _vjp, domain="all; γₖ-accurate against Σ|x||y| per element"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from isograd.engine.dispatch import spec_of
-from isograd.engine.functions import astype, broadcast_to, reshape, sum
+from isograd.engine.functions import astype, broadcast_to, reshape, sum, where
 from isograd.engine.graph import ArraySpec
 from isograd.engine.ops import Op, Rule, Value, define
 from isograd.errors import ShapeError
@@ -48,8 +48,10 @@ def _sum_shape(x: ArraySpec, *, axes: tuple[int, ...]) -> ArraySpec:
 
 
 def _sum_eval(x: Any, *, axes: tuple[int, ...]) -> Any:
-    # Integers keep their dtype; booleans are counted.
-    return np.sum(x, axis=axes, dtype=np.int64 if x.dtype == np.bool_ else x.dtype)
+    # Integers keep their dtype; booleans are counted. NumPy adds in the order of memory, so without
+    # a copy the transpose of an array would have another sum than the array.
+    dtype = np.int64 if x.dtype == np.bool_ else x.dtype
+    return np.sum(np.asarray(x, order="C"), axis=axes, dtype=dtype)
 
 
 define(Op.SUM, Rule(_sum_eval, _sum_shape, _sum_jvp, _sum_vjp, domain="all"))
@@ -57,18 +59,21 @@ define(Op.SUM, Rule(_sum_eval, _sum_shape, _sum_jvp, _sum_vjp, domain="all"))
 # --- max
 
 
-def _winners(out: Value, x: Value, axes: tuple[int, ...]) -> Value:
-    """Weights of the elements that attain the maximum; they share 1."""
-    hit = astype(x == spread(out, x, axes), spec_of(x).dtype)
-    return hit / spread(sum(hit, axes), x, axes)
+def _winners(out: Value, x: Value, axes: tuple[int, ...]) -> tuple[Value, Value]:
+    """Which elements attain the maximum, and how many of them share the derivative."""
+    hit = x == spread(out, x, axes)
+    return hit, sum(astype(hit, spec_of(x).dtype), axes)
 
 
 def _max_jvp(i: int, t: Value, out: Value, args: _Args, params: _Params) -> Value:
-    return sum(t * _winners(out, args[0], params["axes"]), params["axes"])
+    hit, count = _winners(out, args[0], params["axes"])
+    return sum(where(hit, t, 0.0), params["axes"]) / count
 
 
 def _max_vjp(i: int, g: Value, out: Value, args: _Args, params: _Params) -> Value:
-    return spread(g, args[0], params["axes"]) * _winners(out, args[0], params["axes"])
+    hit, count = _winners(out, args[0], params["axes"])
+    x, axes = args[0], params["axes"]
+    return where(hit, spread(g, x, axes), 0.0) / spread(count, x, axes)
 
 
 def _max_shape(x: ArraySpec, *, axes: tuple[int, ...]) -> ArraySpec:

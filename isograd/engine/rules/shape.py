@@ -46,7 +46,7 @@ def _reshape_vjp(i: int, g: Value, out: Value, args: _Args, params: _Params) -> 
 define(
     Op.RESHAPE,
     Rule(
-        lambda x, *, shape: np.reshape(x, shape),
+        lambda x, *, shape: np.reshape(np.asarray(x, order="C"), shape),
         _reshape_shape,
         _reshape_jvp,
         _reshape_vjp,
@@ -293,7 +293,8 @@ define(
 
 def _scatter_shape(x: ArraySpec, indices: ArraySpec, *, axis: int, size: int) -> ArraySpec:
     n = len(indices.shape)
-    if x.shape[axis : axis + n] != indices.shape:
+    integers = np.issubdtype(indices.dtype, np.integer)
+    if axis < 0 or x.shape[axis : axis + n] != indices.shape or not integers:
         raise ShapeError(
             "scattered rows must match their indices", came=f"{x}, indices {indices}, axis {axis}"
         )

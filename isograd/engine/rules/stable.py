@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isograd.engine.functions import exp, sum
+from isograd.engine.functions import exp, expm1, softmax, sum
 from isograd.engine.graph import ArraySpec
 from isograd.engine.ops import Op, Rule, Value, define
 from isograd.engine.rules.reduce import reduced, spread
@@ -17,10 +17,22 @@ _Args = tuple[Value, ...]
 
 
 def _shifted(x: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The largest element m (0 where it is not finite), x − m, and ln Σ e^(x − m)."""
-    m = np.max(x, axis=axis, keepdims=True)
+    """The largest element m (0 where it is not finite), x − m, and ln Σ e^(x − m).
+
+    The largest term is taken out of the sum, ln(1 + Σ others): where it is 1, the others would
+    vanish beside it.
+    """
+    x = np.asarray(x, order="C")  # a sum in the order of memory depends on how x lies
+    if x.shape[axis] == 0:
+        empty = np.zeros((*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.dtype)
+        return empty, x, np.log(empty)
+    largest = np.expand_dims(np.argmax(x, axis=axis), axis)
+    m = np.take_along_axis(x, largest, axis)
     m = np.where(np.isfinite(m), m, x.dtype.type(0))
-    return m, x - m, np.log(np.sum(np.exp(x - m), axis=axis, keepdims=True))
+    shifted = x - m
+    terms = np.exp(shifted)
+    np.put_along_axis(terms, largest, np.expm1(np.take_along_axis(shifted, largest, axis)), axis)
+    return m, shifted, np.log1p(np.sum(terms, axis=axis, keepdims=True))
 
 
 # --- logsumexp (Blanchard, Higham & Higham 2021, eq. 1.3: the shifted form is backward stable)
@@ -32,18 +44,17 @@ def _lse_eval(x: NDArray[Any], *, axis: int) -> NDArray[Any]:
     return out
 
 
-def _softmax_of(x: Value, out: Value, axis: int) -> Value:
-    return exp(x - spread(out, x, (axis,)))
+# The derivative is the softmax. e^(x − out) would carry the rounding of a large `out` into it.
 
 
 def _lse_jvp(i: int, t: Value, out: Value, args: _Args, params: _Params) -> Value:
     axis = params["axis"]
-    return sum(t * _softmax_of(args[0], out, axis), axis)
+    return sum(t * softmax(args[0], axis), axis)
 
 
 def _lse_vjp(i: int, g: Value, out: Value, args: _Args, params: _Params) -> Value:
     axis = params["axis"]
-    return spread(g, args[0], (axis,)) * _softmax_of(args[0], out, axis)
+    return spread(g, args[0], (axis,)) * softmax(args[0], axis)
 
 
 define(
@@ -66,14 +77,17 @@ def _log_softmax_eval(x: NDArray[Any], *, axis: int) -> NDArray[Any]:
     return out
 
 
+# With p = e^out: tᵢ − Σ pⱼtⱼ = (1 − pᵢ)tᵢ − (Σ pⱼtⱼ − pᵢtᵢ), and its transpose likewise. The left
+# side rounds to 0 once p rounds to 1; 1 − p = −expm1(out) keeps its relative accuracy.
+
+
 def _log_softmax_jvp(i: int, t: Value, out: Value, args: _Args, params: _Params) -> Value:
-    axis = params["axis"]
-    return t - sum(t * exp(out), axis, keepdims=True)
+    weighted = exp(out) * t
+    return weighted - sum(weighted, params["axis"], keepdims=True) - expm1(out) * t
 
 
 def _log_softmax_vjp(i: int, g: Value, out: Value, args: _Args, params: _Params) -> Value:
-    axis = params["axis"]
-    return g - exp(out) * sum(g, axis, keepdims=True)
+    return exp(out) * (g - sum(g, params["axis"], keepdims=True)) - expm1(out) * g
 
 
 def _log_softmax_shape(x: ArraySpec, *, axis: int) -> ArraySpec:
