@@ -55,10 +55,8 @@ class _Tracing(Handler):
             self.eqns.append(eqn)
             return eqn.output
         var = Var(spec_of(x))
-        self.constants[var] = x = x.copy(
-            "K"
-        )  # the graph stays as it is when the caller's array moves
-        x.flags.writeable = False
+        self.constants[var] = copy = np.array(x)  # the caller may change the array
+        copy.flags.writeable = False
         return var
 
     def process(self, op: Op, args: tuple[Value, ...], params: dict[str, Any]) -> Value:
