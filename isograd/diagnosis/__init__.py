@@ -1,0 +1,19 @@
+"""What is wrong with a run, in which layers, since when, and why."""
+
+from isograd.diagnosis.budget import Budget, LayerGain, gain_budget
+from isograd.diagnosis.case import Case
+from isograd.diagnosis.diagnose import diagnose, examine
+from isograd.diagnosis.findings import Diagnosis, Expectation, Finding, Profile
+
+__all__ = [
+    "Budget",
+    "Case",
+    "Diagnosis",
+    "Expectation",
+    "Finding",
+    "LayerGain",
+    "Profile",
+    "diagnose",
+    "examine",
+    "gain_budget",
+]

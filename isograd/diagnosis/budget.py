@@ -1,0 +1,103 @@
+"""The gain budget: what each part of each layer does to the size of the error signal.
+
+Going backwards, ‖∂L/∂x‖ changes at every place of the network by a factor that is measured on both
+of its sides. The logarithms of the factors between δ^{l+1} and δ^l sum to log‖δ^l‖ − log‖δ^{l+1}‖:
+the budget is an identity, not a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from isograd.nn.model import Model, Part
+from isograd.telemetry.records import Site
+from isograd.telemetry.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGain:
+    """log₁₀‖δ^l‖ − log₁₀‖δ^{l+1}‖ of layer l, and the parts it is the sum of, in decades.
+
+    Attributes:
+        layer: l, from 1 to L − 1.
+        weights: of δ^{l+1} ↦ Wᵀδ^{l+1}.
+        activation: of the product with φ′(z).
+        normalisation: of the Jacobians of normalisations.
+        residual: of the skip connections, which add their cotangent.
+    """
+
+    layer: int
+    weights: float
+    activation: float
+    normalisation: float
+    residual: float
+
+    @property
+    def total(self) -> float:
+        """The gain of the layer, in decades."""
+        return self.weights + self.activation + self.normalisation + self.residual
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The gains of all layers at one step, from layer L − 1 down to 1.
+
+    Attributes:
+        step: when it was measured.
+        layers: those whose error signal is neither zero nor non-finite on both sides.
+    """
+
+    step: int
+    layers: tuple[LayerGain, ...]
+
+    def mean(self) -> LayerGain | None:
+        """The average layer (numbered 0); None if there is none."""
+        n = len(self.layers)
+        if not n:
+            return None
+        return LayerGain(
+            0,
+            sum(g.weights for g in self.layers) / n,
+            sum(g.activation for g in self.layers) / n,
+            sum(g.normalisation for g in self.layers) / n,
+            sum(g.residual for g in self.layers) / n,
+        )
+
+
+_FIELDS = {
+    Part.WEIGHTS: "weights",
+    Part.ACTIVATION: "activation",
+    Part.NORMALISATION: "normalisation",
+    Part.SKIP_OPENS: "residual",
+    Part.SKIP_CLOSES: "residual",
+}
+
+
+def gain_budget(model: Model, summaries: Mapping[Site, Summary], step: int) -> Budget:
+    """Take the budget of one measured step.
+
+    Args:
+        model: the network.
+        summaries: of all its sites.
+        step: the step's number.
+    """
+    norms = [_log10(summaries[Site.parse(p.cotangent)].norm) for p in model.places]
+    parts: dict[int, dict[str, float]] = {}
+    layer = model.depth
+    for k in range(len(model.places) - 1, 0, -1):
+        place = model.places[k]
+        if place.part is Part.WEIGHTS:
+            layer = place.layer - 1  # what it does to δ^{l+1} is the first part of layer l
+        if layer == model.depth or layer == 0:
+            continue  # beside the way from δ^L to δ^1
+        field = _FIELDS[place.part]
+        shares = parts.setdefault(layer, dict.fromkeys(_FIELDS.values(), 0.0))
+        shares[field] += norms[k - 1] - norms[k]
+    gains = (LayerGain(layer, **shares) for layer, shares in parts.items())
+    return Budget(step, tuple(g for g in gains if math.isfinite(g.total)))
+
+
+def _log10(norm: float) -> float:
+    return math.log10(norm) if 0.0 < norm < math.inf else math.nan

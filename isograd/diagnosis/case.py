@@ -1,0 +1,211 @@
+"""The case: what a run's telemetry and theory say of it, gathered once for all rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isograd import theory
+from isograd.diagnosis.budget import Budget, gain_budget
+from isograd.diagnosis.findings import Expectation, Profile
+from isograd.errors import TheoryError
+from isograd.nn.activations import phi
+from isograd.nn.model import Model, Part
+from isograd.nn.spec import Activation, Spec
+from isograd.telemetry.records import Record, Site, Telemetry
+from isograd.telemetry.summary import Summary
+
+# Schoenholz et al. 2017, sec. 5: networks train up to a depth of about 6 ξ, where the signal or
+# the error signal (squared) has changed by e⁶. All rules on depth use this one number.
+TRAINABLE = 6.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run under examination.
+
+    Attributes:
+        spec, model: what was trained.
+        telemetry: what was measured.
+        constant: the loss of the best constant output on the training part.
+        rows: training rows.
+        stopped: how the run ended ("finished", "diverged", "interrupted", "unfinished").
+    """
+
+    spec: Spec
+    model: Model
+    telemetry: Telemetry
+    constant: float
+    rows: int
+    stopped: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in a pass over the data."""
+        return max(1, self.rows // self.spec.batch_size_for(self.rows))
+
+    @cached_property
+    def measured(self) -> tuple[Record, ...]:
+        """Records with summaries."""
+        return self.telemetry.measured()
+
+    @cached_property
+    def clean(self) -> tuple[Record, ...]:
+        """Measured records whose step was applied."""
+        return tuple(r for r in self.measured if not r.skipped)
+
+    @cached_property
+    def profiles(self) -> tuple[Profile, ...]:
+        """Sizes per layer at each clean measured step."""
+        return tuple(profile(self.model, r) for r in self.clean)
+
+    @cached_property
+    def budget(self) -> Budget | None:
+        """The gain budget at the first measured step."""
+        if not self.measured:
+            return None
+        first = self.measured[0]
+        return gain_budget(self.model, first.summaries, first.step)
+
+    @cached_property
+    def late(self) -> dict[Site, Summary]:
+        """Summaries merged over the last half of the clean measured steps."""
+        half = self.clean[len(self.clean) // 2 :]
+        return self.telemetry.window(half[0].step, half[-1].step) if half else {}
+
+    def since(self, holds: Callable[[Profile], bool]) -> int | None:
+        """The first measured step from which on a condition holds, if it holds in the end.
+
+        In the end: at more than half of the last half of the measured steps. From which on: at
+        the step itself, and at more than half of those after it.
+        """
+        flags = np.array([holds(p) for p in self.profiles], bool)
+        if not len(flags) or flags[len(flags) // 2 :].mean() <= 0.5:
+            return None
+        after = np.cumsum(flags[::-1])[::-1] / np.arange(len(flags), 0, -1)
+        return self.profiles[int(np.flatnonzero(flags & (after > 0.5))[0])].step
+
+    @cached_property
+    def learned(self) -> float:
+        """1 − (loss at the end)/(loss of a constant output).
+
+        1 is all that can be learned; 0, what the labels' shares alone give.
+        """
+        end, _ = self.closing_loss
+        return 1.0 - end / self.constant if self.constant > 0 else math.nan
+
+    @cached_property
+    def closing_loss(self) -> tuple[float, float]:
+        """Mean loss of the last epoch's batches without the regularisation, and its error."""
+        losses = self.telemetry.losses()[-self.steps_per_epoch :]
+        if not len(losses):
+            return math.nan, math.nan
+        spread = float(np.std(losses, ddof=1)) if len(losses) > 1 else 0.0
+        return float(np.mean(losses)) - self.penalty, spread / math.sqrt(len(losses))
+
+    @property
+    def penalty(self) -> float:
+        """½λ‖W‖_F² at the last measured step: a part of the loss that says nothing of the fit."""
+        if not self.clean:
+            return 0.0
+        squares = [s.norm**2 for site, s in self.clean[-1].summaries.items() if site.kind == "W"]
+        return 0.5 * self.spec.network.loss.l2 * math.fsum(squares)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the closing loss is below that of a constant output by more than its error."""
+        end, error = self.closing_loss
+        return self.stopped != "diverged" and end < self.constant - 2.0 * error
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is enough to judge: a pass over the data, and three measured steps."""
+        records = self.telemetry.records
+        return self.stopped == "diverged" or (
+            len(records) >= self.steps_per_epoch and len(self.clean) >= 3
+        )
+
+    @cached_property
+    def expectation(self) -> Expectation:
+        """What theory says of the network as initialised."""
+        return expectation(self.model)
+
+
+def profile(model: Model, record: Record) -> Profile:
+    """Sizes per layer at one step."""
+    s = record.summaries
+
+    def size(kind: str, place: str, norm: bool = False) -> float:
+        summary = s[Site.parse(f"{kind}/{place}")]
+        return summary.norm if norm else summary.rms
+
+    layers = [p.site.partition("/")[2] for p in model.weights]
+    return Profile(
+        step=record.step,
+        delta=tuple(size("delta", n, norm=True) for n in layers),
+        signal=tuple(size("v", n) for n in layers),
+        scale=tuple(size("z", n) for n in layers),
+        update=tuple(_ratio(size("uW", n, norm=True), size("W", n, norm=True)) for n in layers),
+    )
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else math.inf if a > 0 else 0.0
+
+
+def log(values: tuple[float, ...]) -> NDArray[np.float64]:
+    """Natural logarithms; −inf for 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.asarray(values, np.float64))
+
+
+def expectation(model: Model) -> Expectation:
+    """Mean-field theory for the hidden layers of a network.
+
+    It covers chains of dense layers and activations with random weights of one law; not, so far,
+    normalisation and skip connections, which change the maps.
+    """
+    if any(p.part not in (Part.WEIGHTS, Part.ACTIVATION) for p in model.places):
+        return _not_covered("normalisation and skip connections are outside this theory")
+    hidden = [p for p in model.weights[1:] if isinstance(p.phi, Activation)]
+    if not hidden:
+        return _not_covered("there is no hidden layer")
+    middle = hidden[len(hidden) // 2]
+    assert isinstance(middle.phi, Activation)
+    laws = {(p.phi, law) for p in hidden if (law := model.scale(p)) is not None}
+    law = model.scale(middle)
+    if law is None:
+        return _not_covered("the weights are not random")
+    if len({phi for phi, _ in laws}) > 1:
+        return _not_covered("the layers have different activations")
+    first = model.scale(model.weights[0])
+    q0 = (first.sigma_w2 + first.sigma_b2) if first else 1.0
+    try:
+        field = theory.mean_field(phi(middle.phi), law.sigma_w2, law.sigma_b2, q0)
+    except TheoryError as error:
+        return _not_covered(error.must)
+    widths = [p.n_out for p in model.weights[:-1]]
+    kind: theory.finite_width.Kind = "relu" if middle.phi.name == "relu" else "linear"
+    spread = theory.log_norm_spread([widths[0], *widths], kind) / math.log(10.0)
+    return Expectation(
+        covered=True,
+        reason="",
+        chi1=field.chi1,
+        decades_per_layer=0.5 * math.log10(field.chi1) if field.chi1 > 0 else -math.inf,
+        depth_scale=field.xi_c,
+        trainable_depth=field.trainable_depth,
+        spread_decades=spread,
+    )
+
+
+def _not_covered(reason: str) -> Expectation:
+    nan = math.nan
+    return Expectation(False, reason, nan, nan, nan, nan, nan)
+
+
+__all__ = ["TRAINABLE", "Case", "expectation", "log", "profile"]

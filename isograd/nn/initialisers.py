@@ -1,0 +1,126 @@
+"""Initialisers: the law from which the weights and biases of a layer are drawn.
+
+Var W is gain²/fan_in (He, LeCun) or 2·gain²/(fan_in + fan_out) (Xavier). The gain that keeps the
+second moment of the signal is 1/√E[φ(z)²], z ~ N(0, 1), for the activation φ that makes the layer's
+input (He et al. 2015, eq. 7, for any φ); it comes from quadrature.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from isograd import theory
+from isograd.errors import TheoryError
+from isograd.nn.spec import (
+    Constant,
+    Critical,
+    He,
+    Init,
+    LeCun,
+    Normal,
+    Orthogonal,
+    Xavier,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """σ_w² = fan_in · Var W and σ_b² = Var b, as mean-field theory counts them."""
+
+    sigma_w2: float
+    sigma_b2: float
+
+
+def scale(init: Init, phi: theory.Phi, fan_in: int, fan_out: int) -> Scale | None:
+    """The variances that an initialiser gives a layer; None for one that is not random.
+
+    Args:
+        init: the initialiser.
+        phi: the activation at hand: the one that makes the layer's input; for the first layer,
+            the one that its output goes into.
+        fan_in, fan_out: inputs and outputs of the layer.
+
+    Raises:
+        TheoryError: if `init` is critical and the activation has no critical point.
+    """
+    match init:
+        case Constant():
+            return None
+        case Normal(std=std):
+            return Scale(std * std * fan_in, 0.0)
+        case Xavier(gain=gain):
+            return Scale((gain or 1.0) ** 2 * 2.0 * fan_in / (fan_in + fan_out), 0.0)
+        case He(gain=gain):
+            return Scale((gain or theory.forward_gain(phi)) ** 2, 0.0)
+        case LeCun(gain=gain):
+            return Scale((gain or 1.0) ** 2, 0.0)
+        case Orthogonal(gain=gain):
+            # A tall matrix with orthonormal columns has Var W = 1/fan_out.
+            return Scale((gain or 1.0) ** 2 * min(1.0, fan_in / fan_out), 0.0)
+        case Critical(q=q):
+            point = theory.critical(phi, q=q)
+            return Scale(point.sigma_w2, point.sigma_b2)
+
+
+def draw(
+    init: Init,
+    phi: theory.Phi,
+    fan_in: int,
+    fan_out: int,
+    rng: np.random.Generator,
+    dtype: DTypeLike,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Weights (fan_out, fan_in) and biases (fan_out,), drawn in float64 and cast.
+
+    Args:
+        init, phi, fan_in, fan_out: as for `scale`.
+        rng: the source of randomness.
+        dtype: of the result.
+
+    References:
+        Glorot & Bengio 2010, eqs. 12 and 16 (Xavier); He et al. 2015, eq. 10; LeCun et al. 1998,
+        eq. 16; Saxe, McClelland & Ganguli 2014 (orthogonal); Poole et al. 2016 and Schoenholz et
+        al. 2017 (critical).
+    """
+    shape = (fan_out, fan_in)
+    law = scale(init, phi, fan_in, fan_out)
+    if law is None:
+        value = init.value if isinstance(init, Constant) else 0.0
+        return np.full(shape, value, dtype), np.zeros(fan_out, dtype)
+    std = math.sqrt(law.sigma_w2 / fan_in)
+    distribution = getattr(init, "distribution", "normal")
+    if isinstance(init, Orthogonal) or distribution == "orthogonal":
+        gain = (init.gain or 1.0) if isinstance(init, Orthogonal) else math.sqrt(law.sigma_w2)
+        weights = gain * _orthogonal(shape, rng)
+    elif distribution == "uniform":
+        weights = rng.uniform(-math.sqrt(3.0) * std, math.sqrt(3.0) * std, shape)
+    else:
+        weights = std * rng.standard_normal(shape)
+    biases = math.sqrt(law.sigma_b2) * rng.standard_normal(fan_out)
+    return weights.astype(dtype), biases.astype(dtype)
+
+
+def _orthogonal(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Haar-distributed orthonormal rows or columns, whichever are fewer."""
+    n = max(shape)
+    if n == 1:
+        return np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+    rows, columns = np.linalg.qr(rng.standard_normal((n, min(shape))))
+    q: NDArray[np.float64] = rows * np.sign(np.diag(columns))  # Mezzadri 2007: makes Q Haar
+    return q if shape[0] == n else q.T
+
+
+def has_critical_point(phi: theory.Phi) -> bool:
+    """Whether some σ_w², σ_b² ≥ 0 give χ₁ = 1."""
+    try:
+        theory.critical(phi)
+    except TheoryError:
+        return False
+    return True
+
+
+__all__ = ["Scale", "draw", "has_critical_point", "scale"]

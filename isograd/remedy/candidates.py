@@ -1,0 +1,203 @@
+"""What might help: the remedies of the literature as edits of a spec, and random edits as controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from msgspec.structs import replace
+
+from isograd.diagnosis.findings import Diagnosis
+from isograd.nn.activations import phi
+from isograd.nn.initialisers import has_critical_point
+from isograd.nn.spec import (
+    Activation,
+    Adam,
+    Critical,
+    Dense,
+    GradientDescent,
+    He,
+    LayerNorm,
+    Orthogonal,
+    Layer,
+    Residual,
+    Spec,
+    Xavier,
+)
+from isograd.remedy.edits import (
+    add_layer_norm,
+    add_residuals,
+    map_layers,
+    set_activation,
+    set_init,
+    size,
+    with_layers,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An edit that might help.
+
+    Attributes:
+        name: what it does, in a few words.
+        why: what it would change in the measured sizes.
+        spec: the edited spec.
+        size: of the edit, in changed lines of TOML.
+    """
+
+    name: str
+    why: str
+    spec: Spec
+    size: int
+
+
+def candidates(spec: Spec, diagnosis: Diagnosis, n_in: int) -> tuple[Candidate, ...]:
+    """The edits worth a trial for what was found, the smallest first.
+
+    Args:
+        spec: the sick one.
+        diagnosis: of its run.
+        n_in: features of the data.
+    """
+    found: dict[str, Candidate] = {}
+    names = frozenset(f.name for f in diagnosis.findings)
+    for name, why, edited in _edits(spec, names, n_in):
+        if edited is None or edited == spec:
+            continue
+        key = repr(replace(edited))
+        found.setdefault(key, Candidate(name, why, edited, size(spec, edited)))
+    return tuple(sorted(found.values(), key=lambda c: c.size))
+
+
+_DEPTH = frozenset(
+    {
+        "vanishing gradient",
+        "exploding gradient",
+        "vanishing signal",
+        "exploding signal",
+        "saturated units",
+        "dead units",
+        "no learning",
+        "non-finite value",
+    }
+)
+_TOO_LARGE = frozenset({"exploding gradient", "non-finite value", "learning rate too high"})
+
+
+def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, str, Spec | None]]:
+    network, lr = spec.network, spec.optimiser.lr
+    layers = _leaves(spec)
+    acts = [x for x in layers if isinstance(x, Activation) and x.name != "identity"]
+    yield "learning rate ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
+    yield "learning rate × 10", "larger steps", _with_lr(spec, lr * 10.0)
+    if names & _TOO_LARGE or "no learning" in names:
+        clipped = replace(spec.training, clip_norm=1.0)
+        yield "clip the global norm at 1", "bounds each step", replace(spec, training=clipped)
+    if not isinstance(spec.optimiser, Adam | GradientDescent):
+        adam = replace(spec, optimiser=Adam())
+        yield "Adam", "steps whose size does not depend on that of the gradient", adam
+    if not names & _DEPTH:
+        return
+    if not acts:
+        inits = (Xavier(), Orthogonal())
+    else:
+        inits = (He(), Orthogonal(), Xavier())
+    if acts and has_critical_point(phi(acts[0])):
+        why = f"χ₁ = 1 for {acts[0].name}: the error signal keeps its size in the mean"
+        yield "critical initialisation", why, set_init(spec, Critical())
+    for init in inits:
+        if init != network.init:
+            label = type(init).__name__
+            yield f"{label} initialisation", "keeps the size of the signal", set_init(spec, init)
+    slopes = (
+        ("scaled_sigmoid", "4σ(x) − 2: slope 1 at 0, mean 0"),
+        ("tanh", "slope 1 at 0, mean 0"),
+        ("relu", "slope 1 wherever it is on"),
+    )
+    for name, why in slopes if acts else ():
+        if any(a.name != name for a in acts):
+            yield f"activation {name}", why, set_activation(spec, name)
+    if any(a.name != "relu" for a in acts):
+        relu = set_init(set_activation(spec, "relu"), He())
+        yield "relu with He initialisation", "keeps the size of signal and error signal", relu
+    if acts and not any(isinstance(x, LayerNorm) for x in layers):
+        yield "layer normalisation", "sets the scale anew in every layer", add_layer_norm(spec)
+    residual = add_residuals(spec, n_in)
+    yield "residual connections", "a sum in place of the product of Jacobians", residual
+
+
+def _leaves(spec: Spec) -> list[Layer]:
+    """Every layer of the spec, blocks and what they hold, repeats not written out."""
+    out: list[Layer] = []
+    stack = list(spec.network.layers)
+    while stack:
+        layer = stack.pop(0)
+        out.append(layer)
+        if isinstance(layer, Repeat | Residual):
+            stack = [*layer.layers, *stack]
+    return out
+
+
+def _with_lr(spec: Spec, lr: float) -> Spec:
+    return replace(spec, optimiser=replace(spec.optimiser, lr=float(f"{lr:.6g}")))
+
+
+# --- controls
+
+_Change = Callable[[Spec, np.random.Generator], Spec]
+
+
+def _any_learning_rate(spec: Spec, rng: np.random.Generator) -> Spec:
+    return _with_lr(spec, spec.optimiser.lr * 3.0 ** rng.uniform(-1.0, 1.0))
+
+
+def _any_width(spec: Spec, rng: np.random.Generator) -> Spec:
+    if any(isinstance(x, Residual) for x in _leaves(spec)):
+        return spec  # its blocks must keep their width
+    factor = 2.0 ** rng.uniform(-1.0, 1.0)
+    dense = [x for x in _leaves(spec) if isinstance(x, Dense)]
+    chosen = dense[:-1][int(rng.integers(len(dense) - 1))] if len(dense) > 1 else None
+
+    def change(layer: Layer) -> Layer:
+        if isinstance(layer, Dense) and layer is chosen:
+            return replace(layer, units=max(1, round(layer.units * factor)))
+        return layer
+
+    return with_layers(spec, map_layers(spec.network.layers, change))
+
+
+def _any_penalty(spec: Spec, rng: np.random.Generator) -> Spec:
+    loss = replace(spec.network.loss, l2=float(f"{10.0 ** rng.uniform(-5.0, -3.0):.2g}"))
+    return replace(spec, network=replace(spec.network, loss=loss))
+
+
+def _any_clipping(spec: Spec, rng: np.random.Generator) -> Spec:
+    bound = float(f"{10.0 ** rng.uniform(-1.0, 1.0):.2g}")
+    return replace(spec, training=replace(spec.training, clip_value=bound))
+
+
+_CHANGES: tuple[_Change, ...] = (_any_learning_rate, _any_width, _any_penalty, _any_clipping)
+
+
+def random_edit(spec: Spec, seed: int) -> Spec:
+    """A control: one setting that nothing speaks for, changed at random.
+
+    One of learning rate (up to a factor 3), width of a layer (up to a factor 2), weight penalty
+    and clipping of values: an edit as small as the smallest remedies, which shows what any change
+    and another draw of the training would do.
+
+    Args:
+        spec: the sick one.
+        seed: each gives one edit.
+    """
+    rng = np.random.default_rng([seed, 0x5EED])
+    for change in rng.permutation(np.arange(len(_CHANGES))):
+        edited = _CHANGES[int(change)](spec, rng)
+        if edited != spec:
+            return edited
+    raise AssertionError("a learning rate can always be changed")
+
+
+__all__ = ["Candidate", "candidates", "random_edit"]

@@ -1,0 +1,278 @@
+"""Controlled trials: which edit cures, how sure that is, and whether any edit would have done.
+
+Every arm gets the same data, the same order of batches, the same number of steps and the same seeds;
+seed s of one arm is compared with seed s of another. Two arms are controls: no change, and a random
+change.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import scipy.stats
+from joblib import Parallel, delayed
+from msgspec.structs import replace
+
+from isograd.diagnosis import examine
+from isograd.errors import TheoryError
+from isograd.nn.losses import constant_loss
+from isograd.nn.spec import Measure, Spec
+from isograd.remedy.candidates import Candidate, random_edit
+from isograd.training.data import Split
+from isograd.training.loop import Outcome, Score, fit
+
+LEVEL = 0.05
+"""Probability of calling any of the candidates' effects clear when none has one."""
+
+_MEASURED = 20  # measured steps in a trial, beside the first three
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of an arm.
+
+    Attributes:
+        seed: of its parameters and of the order of its data.
+        train, test: scores at the end.
+        verdict: of its diagnosis, and `findings` the names of those that are not minor.
+        stopped: how it ended.
+    """
+
+    seed: int
+    train: Score
+    test: Score
+    verdict: str
+    findings: tuple[str, ...]
+    stopped: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """How much lower an arm's training loss is than a control's, paired by seed.
+
+    Attributes:
+        mean: mean difference over the seeds; positive is better.
+        low, high: its confidence interval (Student's t), wide enough for all candidates together
+            (Bonferroni).
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.low > 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """An edit and its runs.
+
+    Attributes:
+        name, why, size: as in `Candidate`; for a control, what it is.
+        spec: the edited spec; for the random control that of its first seed.
+        trials: one per seed; empty if the edit cannot be run, see `refused`.
+        refused: why it cannot be run.
+        over_none, over_random: effects; None for the controls.
+        gone: whether every run is healthy.
+        helps: whether it is a cure: gone, and clearly better than both controls.
+    """
+
+    name: str
+    why: str
+    size: int
+    spec: Spec
+    trials: tuple[Trial, ...]
+    refused: str = ""
+    over_none: Effect | None = None
+    over_random: Effect | None = None
+    gone: bool = False
+    helps: bool = False
+
+    def mean_sd(self, value: Callable[[Trial], float]) -> tuple[float, float]:
+        """Mean and standard deviation over the seeds."""
+        values = [value(t) for t in self.trials]
+        if not values:
+            return math.nan, math.nan
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Prescription:
+    """What the trials came to.
+
+    Attributes:
+        none, random: the control arms.
+        cures: the candidates' arms, the smallest edit first.
+        recommended: the one to take: the smallest edit that helps, and of several such the one
+            with the lowest training loss; None if none of them helps.
+        reason: that in a sentence.
+        steps: training steps of each run.
+    """
+
+    none: Arm
+    random: Arm
+    cures: tuple[Arm, ...]
+    recommended: Arm | None
+    reason: str
+    steps: int
+
+
+def prescribe(
+    baseline: Outcome,
+    split: Split,
+    cures: Sequence[Candidate],
+    *,
+    seeds: int = 3,
+    jobs: int = -1,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Prescription:
+    """Try candidates against both controls.
+
+    Args:
+        baseline: the sick run; it is the first trial of *no change*.
+        split: its data.
+        cures: what to try.
+        seeds: runs per arm, at least 3.
+        jobs: processes; −1 takes one per core.
+        progress: told (name of the arm, runs done, runs in all) after each run.
+
+    Raises:
+        ValueError: for fewer than 3 seeds.
+    """
+    if seeds < 3:
+        raise ValueError(f"an effect and its uncertainty need at least 3 seeds, not {seeds}")
+    spec = baseline.spec
+    steps = len(baseline.telemetry.records) if baseline.stopped == "finished" else None
+    seed_list = range(spec.seed, spec.seed + seeds)
+    arms = [
+        ("no change", [spec] * seeds),
+        ("a random change", [random_edit(spec, s) for s in seed_list]),
+        *((c.name, [c.spec] * seeds) for c in cures),
+    ]
+    jobs_to_do = [
+        (i, replace(edited, seed=s))
+        for i, (_, specs) in enumerate(arms)
+        for edited, s in zip(specs, seed_list, strict=True)
+    ]
+    results: list[list[Trial]] = [[] for _ in arms]
+    refused = [""] * len(arms)
+    runs = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        delayed(_run)(i, s, split, steps) for i, s in jobs_to_do
+    )
+    for done, (i, result) in enumerate(runs, start=1):
+        if isinstance(result, str):
+            refused[i] = result
+        else:
+            results[i].append(result)
+        if progress is not None:
+            progress(arms[i][0], done, len(jobs_to_do))
+    trials = [tuple(sorted(r, key=lambda t: t.seed)) for r in results]
+    none = Arm("no change", "the control", 0, spec, trials[0])
+    random = Arm("a random change", "the control", 1, arms[1][1][0], trials[1])
+    ceiling = constant_loss(spec.network.loss, split.y_train)
+    judged = tuple(
+        judge(
+            Arm(c.name, c.why, c.size, c.spec, t, r), none, random, ceiling, comparisons=len(cures)
+        )
+        for c, t, r in zip(cures, trials[2:], refused[2:], strict=True)
+    )
+    recommended, reason = recommend(judged)
+    return Prescription(none, random, judged, recommended, reason, len(baseline.telemetry.records))
+
+
+def _run(arm: int, spec: Spec, split: Split, steps: int | None) -> tuple[int, Trial | str]:
+    """One trial; a refusal (no critical point for this activation) is a result."""
+    total = steps or spec.training.epochs * max(
+        1, len(split.X_train) // spec.batch_size_for(len(split.X_train))
+    )
+    sparse = replace(spec, measure=Measure(first=3, every=max(1, total // _MEASURED)))
+    try:
+        outcome = fit(sparse, split, steps=steps)
+    except TheoryError as error:
+        return arm, str(error)
+    diagnosis = examine(outcome, split)
+    return arm, Trial(
+        seed=spec.seed,
+        train=outcome.train,
+        test=outcome.test,
+        verdict=diagnosis.verdict,
+        findings=tuple(sorted(diagnosis.names)),
+        stopped=outcome.stopped,
+    )
+
+
+def judge(arm: Arm, none: Arm, random: Arm, ceiling: float, *, comparisons: int) -> Arm:
+    """The arm with its effects, and whether it is a cure.
+
+    A run's loss counts at most `ceiling`, that of a constant output, which can be had for nothing:
+    so a control that blew up makes no cure look better than it is.
+    """
+    if arm.refused or not arm.trials:
+        return arm
+
+    def costs(a: Arm) -> list[float]:
+        losses = (t.train.loss for t in a.trials)
+        return [min(x, ceiling) if math.isfinite(x) else ceiling for x in losses]
+
+    def over(control: Arm) -> Effect:
+        gains = [c - x for c, x in zip(costs(control), costs(arm), strict=True)]
+        return paired_effect(gains, LEVEL / comparisons)
+
+    over_none, over_random = over(none), over(random)
+    gone = all(t.verdict == "healthy" for t in arm.trials)
+    return Arm(
+        arm.name,
+        arm.why,
+        arm.size,
+        arm.spec,
+        arm.trials,
+        over_none=over_none,
+        over_random=over_random,
+        gone=gone,
+        helps=gone and over_none.clear and over_random.clear,
+    )
+
+
+def paired_effect(gains: Sequence[float], level: float) -> Effect:
+    """Mean and two-sided confidence interval of paired differences, Student's t.
+
+    Args:
+        gains: control minus arm, one per seed; at least two.
+        level: probability that the interval misses the true mean.
+    """
+    mean = statistics.fmean(gains)
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    reach = float(scipy.stats.t.ppf(1.0 - level / 2.0, len(gains) - 1)) * error
+    return Effect(mean, mean - reach, mean + reach)
+
+
+def recommend(arms: Sequence[Arm]) -> tuple[Arm | None, str]:
+    """The smallest edit that helps, and why it is the one."""
+    helping = [a for a in arms if a.helps]
+    if not helping:
+        return None, _why_none(arms)
+    best = min(helping, key=lambda a: (a.size, a.mean_sd(lambda t: t.train.loss)[0]))
+    same = sum(1 for a in helping if a.size == best.size)
+    reason = f"the smallest edit that helps ({best.size} line{'s' * (best.size != 1)})"
+    if same > 1:
+        reason += f"; of the {same} of that size, the one that ends with the lowest training loss"
+    return best, reason
+
+
+def _why_none(arms: Sequence[Arm]) -> str:
+    if any(a.gone for a in arms):
+        return (
+            "none of these helps: where the findings are gone, the loss is not clearly lower than "
+            "with no change or a random one"
+        )
+    if any(
+        a.over_none and a.over_none.clear and a.over_random and a.over_random.clear for a in arms
+    ):
+        return "none of these helps enough: some lower the loss, but none leaves a healthy network"
+    return "none of these helps"

@@ -1,0 +1,5 @@
+"""What a person, or a program, gets to see."""
+
+from isograd.report.doctor import Report, doctor
+
+__all__ = ["Report", "doctor"]

@@ -1,0 +1,116 @@
+"""The report for programs; the schema is described in docs/json.md and changes with its number."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import msgspec
+
+from isograd._version import __version__
+from isograd.diagnosis import Diagnosis
+from isograd.remedy import Arm, Effect
+from isograd.report.doctor import Report
+from isograd.training.loop import Outcome
+
+SCHEMA = 1
+
+
+def dumps(kind: str, content: dict[str, Any]) -> str:
+    """JSON text of an answer; a number that is not finite is null, as JSON has none.
+
+    Args:
+        kind: the command that answers.
+        content: its fields.
+    """
+    envelope = {"isograd": __version__, "schema": SCHEMA, "kind": kind, **content}
+    return json.dumps(_plain(envelope), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def report(r: Report) -> dict[str, Any]:
+    """Fields of `isograd doctor --json`."""
+    out: dict[str, Any] = {
+        "spec": r.name,
+        "seconds": r.seconds,
+        "rows": {"train": r.rows[0], "test": r.rows[1]},
+        "outcome": outcome(r.outcome),
+        "diagnosis": diagnosis(r.diagnosis),
+        "trials": None,
+        "patch": r.patch or None,
+    }
+    if r.prescription is not None:
+        p = r.prescription
+        out["trials"] = {
+            "steps": p.steps,
+            "no_change": _arm(r, p.none),
+            "random_change": _arm(r, p.random),
+            "cures": [_arm(r, a) for a in p.cures],
+            "recommended": p.recommended.name if p.recommended else None,
+            "reason": p.reason,
+        }
+    return out
+
+
+def outcome(o: Outcome) -> dict[str, Any]:
+    """How a run ended."""
+    return {
+        "stopped": o.stopped,
+        "steps": len(o.telemetry.records),
+        "seconds": o.seconds,
+        "layers": o.model.depth,
+        "parameters": o.model.parameter_count,
+        "train": dataclasses.asdict(o.train),
+        "test": dataclasses.asdict(o.test),
+    }
+
+
+def diagnosis(d: Diagnosis) -> dict[str, Any]:
+    """Verdict, findings, profile, budget and expectation."""
+    return {
+        "verdict": d.verdict,
+        "reason": d.reason,
+        "learned": d.learned,
+        "findings": [{**dataclasses.asdict(f), "first_layer": f.first_layer} for f in d.findings],
+        "profile": dataclasses.asdict(d.profile) if d.profile else None,
+        "late_profile": dataclasses.asdict(d.late) if d.late else None,
+        "budget": {
+            "step": d.budget.step,
+            "layers": [{**dataclasses.asdict(g), "total": g.total} for g in d.budget.layers],
+        }
+        if d.budget
+        else None,
+        "expectation": dataclasses.asdict(d.expectation),
+    }
+
+
+def _arm(r: Report, a: Arm) -> dict[str, Any]:
+    control = a.over_none is None and not a.refused
+    return {
+        "name": a.name,
+        "why": a.why,
+        "lines": a.size,
+        "patch": None if control else r.patch_of(a),
+        "spec": msgspec.to_builtins(a.spec),
+        "refused": a.refused or None,
+        "trials": [dataclasses.asdict(t) for t in a.trials],
+        "over_no_change": _effect(a.over_none),
+        "over_random_change": _effect(a.over_random),
+        "finding_gone": a.gone,
+        "helps": a.helps,
+    }
+
+
+def _effect(e: Effect | None) -> dict[str, Any] | None:
+    return None if e is None else {**dataclasses.asdict(e), "clear": e.clear}

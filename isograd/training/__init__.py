@@ -1,0 +1,1 @@
+"""Data, the training loop, and the folder in which a run is kept."""
