@@ -1,0 +1,320 @@
+"""Telemetry on disk: one SQLite file a run, which survives a crash and is read as it is written."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from isograd.errors import RunError
+from isograd.telemetry.records import Record, Site, Telemetry
+from isograd.telemetry.summary import COLUMNS, Summary
+
+VERSION = 1
+"""Of the tables below; kept in the file as ``PRAGMA user_version``."""
+
+# "isog" in ASCII, kept as ``PRAGMA application_id``: tells a store from other SQLite files.
+_APPLICATION = 0x69736F67
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (step INTEGER PRIMARY KEY, epoch, loss, lr, skipped, grad_norm);
+CREATE TABLE summaries (
+    step, site, {", ".join(COLUMNS)}, PRIMARY KEY (step, site)
+) WITHOUT ROWID;
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+
+_SECONDS = 1.0  # from one commit to the next, at most, as long as records come
+
+
+class Store:
+    """A run's telemetry in an SQLite file, for one writer and any number of readers at once.
+
+    The file is in WAL mode: readers see whole batches only, and do not hold up the writer. What
+    is committed outlives the process, however it ends. Use a store as a context manager, or
+    ``close`` it: that commits what is pending. A store is used by the thread that made it.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, batch: int) -> None:
+        """Not to be called: ``create`` makes the one that writes, ``open`` those that read."""
+        self._path = path
+        self._connection = connection
+        self._batch = batch
+        self._pending: list[Record] = []
+        self._last_step = -math.inf
+        self._committed = time.monotonic()
+
+    @staticmethod
+    def create(path: str | Path, *, batch: int = 64) -> Store:
+        """A new store, to write to.
+
+        Args:
+            path: a file that does not exist, in a folder that does.
+            batch: records per commit, at least 1; a second after a commit the next one is due
+                in any case.
+
+        Raises:
+            RunError: the file exists, or cannot be written.
+        """
+        path = Path(path).absolute()
+        try:
+            path.open("xb").close()
+        except FileExistsError as error:
+            raise RunError(
+                "the file of a new store must not exist",
+                came="one that does",
+                where=str(path),
+                fix="choose another run folder; telemetry is never written over",
+            ) from error
+        except OSError as error:
+            raise RunError(
+                "the folder of a new store must exist and be writable",
+                came=error.strerror or str(error),
+                where=str(path),
+                fix="make the folder, or choose one that you may write to",
+            ) from error
+        try:
+            with _connected(path, "rw") as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                # A crash of the machine may cost the last commits, one of the process costs none.
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.executescript(_SCHEMA)
+                return Store(path, connection, max(batch, 1))
+        except RunError:
+            path.unlink(missing_ok=True)
+            raise
+
+    @staticmethod
+    def open(path: str | Path) -> Store:
+        """An existing store, to read from, even while it is written.
+
+        Raises:
+            RunError: the file is missing, is not a store, or was written by a newer version.
+        """
+        path = Path(path).absolute()
+        if not path.is_file():
+            raise RunError(
+                "a store must be a file",
+                came="a folder" if path.is_dir() else "no such file",
+                where=str(path),
+                fix="check the name of the run",
+            )
+        with _connected(path, "ro") as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if application != _APPLICATION:
+                raise RunError(
+                    "a store must have been written by isograd",
+                    came=f"an SQLite file of another program (application_id {application})",
+                    where=str(path),
+                    fix="give the file that training wrote into the run's folder",
+                )
+            if version > VERSION:
+                raise RunError(
+                    f"a store's version must be {VERSION} or lower",
+                    came=f"version {version}, written by a newer isograd",
+                    where=str(path),
+                    fix="install the isograd that wrote it, or a later one",
+                )
+            return Store(path, connection, 0)
+
+    def write(self, record: Record) -> None:
+        """Add a record. It is on disk when its batch is committed.
+
+        Raises:
+            RunError: the store was opened to read, the step is not later than the last one, or
+                the batch was due and could not be committed. Then nothing of it is in the file,
+                and it stays pending: the next ``commit`` tries again.
+        """
+        if not self._batch:
+            raise RunError(
+                "a store that is written to must have been made by Store.create",
+                came="one from Store.open, which reads",
+                where=str(self._path),
+            )
+        if record.step <= self._last_step:
+            raise RunError(
+                "steps must be recorded once and in increasing order",
+                came=f"step {record.step} after step {self._last_step}",
+                where=str(self._path),
+                fix="record each attempt at training in a store of its own",
+            )
+        self._pending.append(record)
+        self._last_step = record.step
+        if len(self._pending) >= self._batch or time.monotonic() - self._committed >= _SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Put all pending records on disk, or none.
+
+        Raises:
+            RunError: the file could not be written, because the disk is full for instance.
+        """
+        if not self._pending:
+            return
+        with self._transaction() as connection:
+            # An interrupt may come between the commit and the line that notes it: the records
+            # are then written again, to the same effect.
+            connection.executemany(
+                "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)",
+                map(_record_row, self._pending),
+            )
+            connection.executemany(
+                f"INSERT OR REPLACE INTO summaries VALUES (?, ?{', ?' * len(COLUMNS)})",
+                (
+                    (int(record.step), str(site), *summary.to_row())
+                    for record in self._pending
+                    for site, summary in record.summaries.items()
+                ),
+            )
+        self._pending.clear()
+        self._committed = time.monotonic()
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Put down a fact about the run as a whole, at once; the last value counts.
+
+        Raises:
+            RunError: the store was opened to read, or the file could not be written.
+        """
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def meta(self) -> dict[str, str]:
+        """The facts about the run as a whole, by name."""
+        with self._transaction(writes=False) as connection:
+            return dict(connection.execute("SELECT name, value FROM meta").fetchall())
+
+    def read(self, *, since_step: int = -(2**63)) -> Telemetry:
+        """What has been written up to now, including what is pending in this very store.
+
+        Args:
+            since_step: the first step to read.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        self.commit()
+        with self._transaction(writes=False) as connection:
+            meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+            sites: dict[str, Site] = {}
+            summaries: dict[int, dict[Site, Summary]] = {}
+            for step, text, *row in connection.execute(
+                "SELECT * FROM summaries WHERE step >= ? ORDER BY step, site", (since_step,)
+            ):
+                site = sites.get(text) or sites.setdefault(text, Site.parse(text))
+                summaries.setdefault(step, {})[site] = Summary.from_row(row)
+            rows = connection.execute(
+                "SELECT * FROM records WHERE step >= ? ORDER BY step", (since_step,)
+            ).fetchall()
+        return Telemetry(meta, tuple(_record(row, summaries.get(row[0], {})) for row in rows))
+
+    def close(self) -> None:
+        """Commit what is pending and let go of the file.
+
+        Raises:
+            RunError: the file could not be written. The store is closed all the same.
+        """
+        try:
+            self.commit()
+            if self._batch:
+                # Without readers the store becomes a single file, which is easily moved and can
+                # be read in a folder that is not writable. With readers it stays as it is.
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            self._pending.clear()
+            self._connection.close()
+
+    def __enter__(self) -> Store:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it; what was measured is kept when an exception ends the block."""
+        self.close()
+
+    @contextmanager
+    def _transaction(self, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
+        """All of the block or none of it; for a reader, one and the same state throughout."""
+        connection = self._connection
+        with _explained(self._path):
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """A connection that outlives the block, unless the block fails."""
+    with _explained(path):
+        connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """SQLite's errors as RunErrors that say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        raise RunError(
+            "a store must be an SQLite file that can be read, and by its writer written",
+            came=str(error),
+            where=str(path),
+            fix=_FIXES.get(code, "check the file and the disk"),
+        ) from error
+
+
+_KEPT = "what was committed before is kept and can be read"
+_FIXES = {
+    sqlite3.SQLITE_FULL: f"free space on the disk, or train into a folder on another; {_KEPT}",
+    sqlite3.SQLITE_IOERR: f"check that the disk works and takes a file of this size; {_KEPT}",
+    sqlite3.SQLITE_NOTADB: "give the file that training wrote into the run's folder",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: take a copy of it from a backup",
+    sqlite3.SQLITE_READONLY: "let the writer, made by Store.create, write; check permissions",
+    sqlite3.SQLITE_CANTOPEN: "check the permissions of the file and its folder",
+    sqlite3.SQLITE_BUSY: "let only one process write to a run, and keep it on a local disk",
+}
+
+
+def _record_row(record: Record) -> tuple[int | float | str | None, ...]:
+    return (
+        *(int(record.step), int(record.epoch), _storable(record.loss), _storable(record.lr)),
+        *(int(record.skipped), _storable(record.grad_norm)),
+    )
+
+
+def _storable(x: float | None) -> float | str | None:
+    """SQLite would store NaN as NULL, which stands for None here: NaN becomes the text 'nan'."""
+    if x is None:
+        return None
+    return "nan" if math.isnan(x) else float(x)
+
+
+def _record(row: tuple[Any, ...], summaries: dict[Site, Summary]) -> Record:
+    step, epoch, loss, lr, skipped, grad_norm = row
+    norm = None if grad_norm is None else float(grad_norm)
+    return Record(step, epoch, float(loss), float(lr), bool(skipped), norm, summaries)
