@@ -105,11 +105,12 @@ def trace(f: Callable[..., Any], *specs: Any) -> Graph:
     outs, out_tree = flatten(result)
     for out in outs:
         check_result(f, out)
+    outputs = tuple(tracing.var_of(asarray(out)) for out in outs)  # may add equations
     return Graph(
         inputs=tuple(i.var for i in inputs),
         constants=tracing.constants,
         eqns=tuple(tracing.eqns),
-        outputs=tuple(tracing.var_of(asarray(out)) for out in outs),
+        outputs=outputs,
         in_tree=in_tree,
         out_tree=out_tree,
     )

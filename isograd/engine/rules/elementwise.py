@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import scipy.special
+from numpy.typing import NDArray
 
 from isograd.engine.functions import exp, log, logistic, power, sign, where
 from isograd.engine.graph import ArraySpec
@@ -81,13 +82,22 @@ _elementwise(
     Op.DIV,
     np.divide,
     lambda t, out, x, y: t / y,
-    lambda t, out, x, y: -(t / y) * out,  # x/y² would square a small or a large y
+    lambda t, out, x, y: -t * (out / y),  # x/y² would square a small or a large y
     domain="y ≠ 0",
 )
+
+
+def _power(x: NDArray[Any], y: NDArray[Any]) -> Any:
+    """pow of C99 in every layout: where one ½ is repeated in memory, NumPy takes √x instead."""
+    if y.ndim == 0:
+        return np.power(np.reshape(x, 1), np.array(y, ndmin=1))[0]
+    return np.power(x, y.copy() if 0 in y.strides else y)
+
+
 # The exponent 0 and the base 0 are cut out before they make 0·inf.
 _elementwise(
     Op.POW,
-    np.power,
+    _power,
     lambda t, out, x, y: t * where(y == 0, 0.0, y * power(x, where(y == 0, 1.0, y - 1.0))),
     lambda t, out, x, y: t * out * log(where(x == 0, 1.0, x)),
     domain="x > 0; x < 0 with a constant integer y; x = 0 with y ≥ 0 (∂/∂y is 0 there)",
