@@ -31,7 +31,8 @@ class Formula:
         f: `f(x, alpha)`, elementwise.
         text: the formula, as written.
         source: where it comes from.
-        kinks: where its derivative jumps.
+        kinks: where its first or second derivative jumps; at a kink the slope is that of the side
+            x ≤ 0, as in PyTorch.
     """
 
     f: Callable[[Value, float], Value]
@@ -45,6 +46,9 @@ def _elu(x: Value, alpha: float) -> Value:
     return where(x > 0, x, alpha * expm1(where(x > 0, 0.0, x)))
 
 
+# Each value and slope is right to a few roundings of itself for every x, infinities included, but:
+# silu and gelu are NaN at −inf and their slopes at ±inf (0 · inf, as in PyTorch), and gelu left of
+# −1 is right to a rounding of x alone, as 1 + erf cancels there.
 FORMULAS: dict[str, Formula] = {
     "identity": Formula(lambda x, _: x, "x", "definition"),
     "logistic": Formula(
@@ -90,7 +94,12 @@ def activation(layer: Activation) -> Callable[[Value], Value]:
     """The function that a layer of the spec applies, elementwise."""
     formula = FORMULAS[layer.name]
     alpha = DEFAULT_ALPHA.get(layer.name, 0.0) if layer.alpha is None else layer.alpha
-    return lambda x: formula.f(x, alpha)
+
+    @np.errstate(all="ignore")  # infinities and NaN are results, on plain arrays too
+    def function(x: Value) -> Value:
+        return formula.f(x, alpha)
+
+    return function
 
 
 @lru_cache(maxsize=256)
@@ -99,8 +108,7 @@ def phi(layer: Activation) -> Phi:
     f = activation(layer)
 
     def value(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(all="ignore"):
-            return np.asarray(f(np.asarray(x)))
+        return np.asarray(f(np.asarray(x)))
 
     def slope(x: NDArray[np.float64]) -> NDArray[np.float64]:
         x = np.asarray(x)
@@ -122,7 +130,7 @@ def active_interval(layer: Activation) -> tuple[float, float]:
     Returns:
         (low, high); an end is infinite where the slope stays large.
     """
-    slope = phi(layer).df
+    slope, kinks = phi(layer).df, phi(layer).kinks
     grid = np.linspace(-40.0, 40.0, 160_001)  # activations are of scale 1; kinks lie on the grid
     level = np.abs(slope(grid))
     bound = SATURATED_SLOPE * float(level.max())
@@ -133,9 +141,11 @@ def active_interval(layer: Activation) -> tuple[float, float]:
             return float(np.abs(slope(np.array(x)))) - bound
 
         a, b = float(grid[outside]), float(grid[inside])
-        if gap(a) * gap(b) >= 0:  # the slope jumps on the grid point itself
-            return a
-        return float(scipy.optimize.brentq(gap, a, b))
+        if gap(b) <= 0:  # it lies on the grid, to rounding
+            return b
+        found = float(scipy.optimize.brentq(gap, a, b))
+        # Where the slope jumps over the bound, the search closes in on the kink but misses it.
+        return next((k for k in kinks if abs(k - found) < 1e-9), found)
 
     low = -math.inf if active[0] == 0 else edge(active[0] - 1, active[0])
     high = math.inf if active[-1] == len(grid) - 1 else edge(active[-1] + 1, active[-1])
@@ -143,7 +153,7 @@ def active_interval(layer: Activation) -> tuple[float, float]:
 
 
 def largest_slope(layer: Activation) -> float:
-    """sup |φ′|, the most that an activation lets through backwards."""
+    """sup |φ′| to 1e-7, the most that an activation lets through backwards."""
     grid = np.linspace(-40.0, 40.0, 160_001)
     return float(np.abs(phi(layer).df(grid)).max())
 

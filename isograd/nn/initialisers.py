@@ -1,8 +1,9 @@
 """Initialisers: the law from which the weights and biases of a layer are drawn.
 
-Var W is gain²/fan_in (He, LeCun) or 2·gain²/(fan_in + fan_out) (Xavier). The gain that keeps the
-second moment of the signal is 1/√E[φ(z)²], z ~ N(0, 1), for the activation φ that makes the layer's
-input (He et al. 2015, eq. 7, for any φ); it comes from quadrature.
+Var W is gain²/fan_in (He, LeCun), 2·gain²/(fan_in + fan_out) (Xavier) or gain²/max(fan_in, fan_out)
+(orthogonal). The gain that keeps the second moment of the signal is 1/√E[φ(z)²], z ~ N(0, 1), for
+the activation φ that makes the layer's input (He et al. 2015, eq. 7, for any φ); it comes from
+quadrature, and He and orthogonal take it unless a gain is given.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Scale:
     sigma_b2: float
 
 
-def scale(init: Init, phi: theory.Phi, fan_in: int, fan_out: int) -> Scale | None:
+def scale(
+    init: Init, phi: theory.Phi, fan_in: int, fan_out: int, *, bias: bool = True
+) -> Scale | None:
     """The variances that an initialiser gives a layer; None for one that is not random.
 
     Args:
@@ -43,6 +46,7 @@ def scale(init: Init, phi: theory.Phi, fan_in: int, fan_out: int) -> Scale | Non
         phi: the activation at hand: the one that makes the layer's input; for the first layer,
             the one that its output goes into.
         fan_in, fan_out: inputs and outputs of the layer.
+        bias: whether the layer has biases; without, σ_b² = 0 and critical takes the point there.
 
     Raises:
         TheoryError: if `init` is critical and the activation has no critical point.
@@ -60,10 +64,25 @@ def scale(init: Init, phi: theory.Phi, fan_in: int, fan_out: int) -> Scale | Non
             return Scale((gain or 1.0) ** 2, 0.0)
         case Orthogonal(gain=gain):
             # A tall matrix with orthonormal columns has Var W = 1/fan_out.
-            return Scale((gain or 1.0) ** 2 * min(1.0, fan_in / fan_out), 0.0)
+            square = (gain or theory.forward_gain(phi)) ** 2
+            return Scale(square * min(1.0, fan_in / fan_out), 0.0)
         case Critical(q=q):
-            point = theory.critical(phi, q=q)
+            point = _critical(phi, q, bias)
             return Scale(point.sigma_w2, point.sigma_b2)
+
+
+def _critical(phi: theory.Phi, q: float | None, bias: bool) -> theory.Critical:
+    if q is None and not bias:
+        return theory.critical(phi, sb2=0.0)
+    point = theory.critical(phi, q=q)
+    if point.sigma_b2 > 0 and not bias:
+        raise TheoryError(
+            "a layer without biases must be critical at σ_b² = 0",
+            came=f"q = {q:.6g}, where σ_b² = {point.sigma_b2:.6g}",
+            where=phi.name,
+            fix="remove q, or give the layer biases",
+        )
+    return point
 
 
 def draw(
@@ -73,11 +92,13 @@ def draw(
     fan_out: int,
     rng: np.random.Generator,
     dtype: DTypeLike,
+    *,
+    bias: bool = True,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Weights (fan_out, fan_in) and biases (fan_out,), drawn in float64 and cast.
 
     Args:
-        init, phi, fan_in, fan_out: as for `scale`.
+        init, phi, fan_in, fan_out, bias: as for `scale`.
         rng: the source of randomness.
         dtype: of the result.
 
@@ -87,15 +108,15 @@ def draw(
         al. 2017 (critical).
     """
     shape = (fan_out, fan_in)
-    law = scale(init, phi, fan_in, fan_out)
+    law = scale(init, phi, fan_in, fan_out, bias=bias)
     if law is None:
         value = init.value if isinstance(init, Constant) else 0.0
         return np.full(shape, value, dtype), np.zeros(fan_out, dtype)
     std = math.sqrt(law.sigma_w2 / fan_in)
     distribution = getattr(init, "distribution", "normal")
     if isinstance(init, Orthogonal) or distribution == "orthogonal":
-        gain = (init.gain or 1.0) if isinstance(init, Orthogonal) else math.sqrt(law.sigma_w2)
-        weights = gain * _orthogonal(shape, rng)
+        # The elements of Q have variance 1/max(shape).
+        weights = std * math.sqrt(max(shape)) * _orthogonal(shape, rng)
     elif distribution == "uniform":
         weights = rng.uniform(-math.sqrt(3.0) * std, math.sqrt(3.0) * std, shape)
     else:

@@ -18,9 +18,11 @@ from isograd.engine.functions import (
 )
 from isograd.engine.functions import sum as total
 from isograd.engine.ops import Value
+from isograd.errors import ShapeError
 from isograd.nn.spec import BinaryCrossEntropy, HalfSquaredError, Loss, SoftmaxCrossEntropy
 
 
+@np.errstate(all="ignore")
 def loss(kind: Loss, output: Value, target: Value) -> Value:
     """The loss of a batch, without the regularisation.
 
@@ -36,8 +38,14 @@ def loss(kind: Loss, output: Value, target: Value) -> Value:
         target: what it should be.
 
     Returns:
-        A scalar of the dtype of the output. Finite for logits up to the dtype's largest number.
+        A scalar of the dtype of the output. From logits it overflows only where it is itself too
+        large for the dtype; a logit of −inf for a class that is not the row's costs nothing.
+
+    Raises:
+        ShapeError: if the target has not the shape above, or labels are no integers. (A label
+            outside 0…C−1 is not seen here: the row would cost nothing.)
     """
+    _check(kind, output, target)
     match kind:
         case HalfSquaredError():
             return mean(total(0.5 * square(output - target), axis=1))
@@ -50,6 +58,24 @@ def loss(kind: Loss, output: Value, target: Value) -> Value:
             right = expand_dims(target, 1) == classes
             # A choice, not a product: the logits of other classes may be −inf.
             return mean(total(where(right, negative(log_softmax(output)), 0.0), axis=1))
+
+
+def _check(kind: Loss, output: Value, target: Value) -> None:
+    """Refuse what would broadcast: targets (n,) against outputs (n, 1) would make (n, n)."""
+    out, y = spec_of(output), spec_of(target)
+    labels = isinstance(kind, SoftmaxCrossEntropy)
+    wanted = out.shape[:1] if labels else out.shape
+    integers = np.issubdtype(y.dtype, np.integer)
+    if len(out.shape) == 2 and y.shape == wanted and (integers or not labels):
+        return
+    raise ShapeError(
+        "targets must be integers (n,) for logits (n, C)"
+        if labels
+        else "outputs must be (n, k), and targets of the same shape",
+        came=f"targets {y} for outputs {out}",
+        where=str(type(kind).__struct_config__.tag),
+        fix="give the number of each row's class" if labels else "reshape the targets",
+    )
 
 
 def constant_loss(kind: Loss, target: Value) -> float:
@@ -68,5 +94,5 @@ def constant_loss(kind: Loss, target: Value) -> float:
     if isinstance(kind, SoftmaxCrossEntropy):
         share = np.bincount(y) / len(y)
         return float(-sum(p * math.log(p) for p in share if p > 0))
-    p = np.mean(y, axis=0, dtype=np.float64)
-    return float(-sum(q * math.log(q) for col in p for q in (col, 1.0 - col) if q > 0))
+    means = np.asarray(np.mean(y, axis=0, dtype=np.float64)).ravel()
+    return float(-sum(q * math.log(q) for p in means for q in (p, 1.0 - p) if q > 0))

@@ -1,8 +1,8 @@
 """A network as a function of its parameters: the spec's layers, placed, numbered and sized.
 
 Layers are numbered by their weights: layer l is the l-th Dense, with what follows it up to the
-next. Every value that a layer makes passes a probe, so telemetry, the gain budget and the parameters
-all speak of the same sites ("z/3", "delta/3", "W/3").
+next. Every value that a layer makes passes a probe, so telemetry, the gain budget and the
+parameters all speak of the same sites ("z/3", "delta/3", "W/3").
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from isograd.nn.losses import loss
 from isograd.nn.spec import (
     Activation,
     Dense,
+    Init,
     Layer,
     LayerNorm,
     Network,
@@ -36,7 +37,8 @@ from isograd.nn.spec import (
 from isograd.theory import Phi
 
 Params = Mapping[str, Value]
-"""Arrays by site: weights "W/l" (M_l, M_{l−1}), biases "b/l" (M_l,), norm scale "g/l", shift "h/l"."""
+"""Arrays by site: weights "W/l" (M_l, M_{l−1}), biases "b/l" (M_l,), norm scale "g/l" and shift
+"h/l" (M_l,)."""
 
 
 class Part(enum.Enum):
@@ -140,14 +142,14 @@ class Model:
 
     def scale(self, place: Place) -> Scale | None:
         """σ_w² and σ_b² that the initialiser gives the weights at a place."""
-        init, at_hand = self._law(place)
-        return scale(init, at_hand, place.n_in, place.n_out)
+        init, at_hand, bias = self._law(place)
+        return scale(init, at_hand, place.n_in, place.n_out, bias=bias)
 
-    def _law(self, place: Place) -> tuple[Any, Phi]:
+    def _law(self, place: Place) -> tuple[Init, Phi, bool]:
         dense, at_hand = place.spec, place.phi
         assert isinstance(dense, Dense)
         assert isinstance(at_hand, Activation)
-        return dense.init or self.network.init, phi(at_hand)
+        return dense.init or self.network.init, phi(at_hand), dense.bias
 
     def init(self, rng: np.random.Generator, dtype: DTypeLike) -> dict[str, NDArray[Any]]:
         """Draw parameters.
@@ -163,7 +165,8 @@ class Model:
         for p in self.places:
             suffix = p.site.partition("/")[2]
             if isinstance(p.spec, Dense):
-                weights, biases = draw(*self._law(p), p.n_in, p.n_out, rng, dtype)
+                init, at_hand, bias = self._law(p)
+                weights, biases = draw(init, at_hand, p.n_in, p.n_out, rng, dtype, bias=bias)
                 out[f"W/{suffix}"] = weights
                 if p.spec.bias:
                     out[f"b/{suffix}"] = biases
@@ -172,6 +175,7 @@ class Model:
                 out[f"h/{suffix}"] = np.zeros(p.n_out, dtype)
         return out
 
+    @np.errstate(all="ignore")  # infinities and NaN are results, on plain arrays too
     def __call__(self, params: Params, x: Value) -> Value:
         """The output for a batch.
 
@@ -216,6 +220,7 @@ class Model:
             x = F.probe(x, p.site, p.cotangent)
         return x
 
+    @np.errstate(all="ignore")
     def loss(self, params: Params, x: Value, target: Value) -> Value:
         """The structured risk of a batch: loss plus ½λ‖W‖_F² over all weight matrices."""
         kind = self.network.loss

@@ -1,9 +1,9 @@
 """Update rules.
 
 A rule is a pair: `init(params)` gives its state, and `update(gradient, state, lr)` the step to add
-to the parameters and the next state. Rules act on trees of arrays leaf by leaf (the global norm over
-all of them), hold no state of their own, and are written in the engine's operations, so that a
-whole training step is one graph.
+to the parameters and the next state. Rules act on trees of arrays leaf by leaf (the global norm
+over all of them), hold no state of their own, and are written in the engine's operations, so that
+a whole training step is one graph.
 """
 
 from __future__ import annotations
@@ -58,8 +58,11 @@ class Optimiser:
     update: Callable[[Tree, Tree, Value], tuple[Tree, Tree]]
 
 
+_quiet = np.errstate(all="ignore")  # infinities and NaN are results, on plain arrays too
+
+
 def _stateless(f: Callable[[Tree, Value], Tree]) -> Optimiser:
-    return Optimiser(lambda params: (), lambda g, state, lr: (f(g, lr), state))
+    return Optimiser(lambda params: (), _quiet(lambda g, state, lr: (f(g, lr), state)))
 
 
 def sgd() -> Optimiser:
@@ -70,6 +73,7 @@ def sgd() -> Optimiser:
 def momentum(beta: float) -> Optimiser:
     """v ← β v + g; θ ← θ − η v (Polyak 1964; Sutskever et al. 2013; PyTorch's form)."""
 
+    @_quiet
     def update(g: Tree, v: Tree, lr: Value) -> tuple[Tree, Tree]:
         v = map_leaves(lambda vi, gi: beta * vi + gi, v, g)
         return map_leaves(lambda vi: -(lr * vi), v), v
@@ -80,6 +84,7 @@ def momentum(beta: float) -> Optimiser:
 def adagrad(eps: float) -> Optimiser:
     """s ← s + g²; θ ← θ − η g/(√s + ε) (Duchi, Hazan & Singer 2011; ε outside the root)."""
 
+    @_quiet
     def update(g: Tree, s: Tree, lr: Value) -> tuple[Tree, Tree]:
         s = map_leaves(lambda si, gi: si + square(gi), s, g)
         return map_leaves(lambda si, gi: -(lr * gi) / (sqrt(si) + eps), s, g), s
@@ -90,6 +95,7 @@ def adagrad(eps: float) -> Optimiser:
 def rmsprop(decay: float, eps: float) -> Optimiser:
     """s ← ρ s + (1 − ρ) g²; θ ← θ − η g/(√s + ε) (Tieleman & Hinton 2012; ε outside the root)."""
 
+    @_quiet
     def update(g: Tree, s: Tree, lr: Value) -> tuple[Tree, Tree]:
         s = map_leaves(lambda si, gi: decay * si + (1.0 - decay) * square(gi), s, g)
         return map_leaves(lambda si, gi: -(lr * gi) / (sqrt(si) + eps), s, g), s
@@ -115,12 +121,13 @@ def adam(beta1: float, beta2: float, eps: float) -> Optimiser:
     def corrected(beta: float, t: Value) -> Value:
         return -expm1(t * math.log(beta)) if beta > 0 else 1.0
 
+    @_quiet
     def update(g: Tree, state: Tree, lr: Value) -> tuple[Tree, Tree]:
         t = state["t"] + 1.0
         m = map_leaves(lambda mi, gi: beta1 * mi + (1.0 - beta1) * gi, state["m"], g)
         v = map_leaves(lambda vi, gi: beta2 * vi + (1.0 - beta2) * square(gi), state["v"], g)
         rate = lr / corrected(beta1, t)
-        root = corrected(beta2, t) ** 0.5 if beta2 > 0 else 1.0
+        root = sqrt(corrected(beta2, t)) if beta2 > 0 else 1.0
         step = map_leaves(lambda mi, vi: -(rate * mi) / (sqrt(vi) / root + eps), m, v)
         return step, {"m": m, "v": v, "t": t}
 
@@ -132,16 +139,18 @@ def clip_by_value(bound: float) -> Optimiser:
     return _stateless(lambda g, lr: map_leaves(lambda x: clip(x, -bound, bound), g))
 
 
+@_quiet
 def global_norm(tree: Tree) -> Value:
     """√Σ x² over all leaves, scaled by the largest |x| so that no square over- or underflows."""
     leaves = flatten(tree)[0]
     largest = amax(stack([amax(absolute(leaf)) for leaf in leaves]))
-    unit = where(largest > 0, largest, 1.0)
+    top = float(np.finfo(spec_of(largest).dtype).max)
+    unit = where(largest > 0, minimum(largest, top), 1.0)
     squares = [total(square(leaf / unit)) for leaf in leaves]
     result = squares[0]
     for s in squares[1:]:
         result = result + s
-    return largest * sqrt(result)
+    return unit * sqrt(result)
 
 
 def clip_by_global_norm(bound: float) -> Optimiser:
