@@ -666,4 +666,7 @@ _FUNCTIONS: dict[Any, Callable[..., Value]] = {
     np.zeros_like: zeros_like,
     np.ones_like: ones_like,
     np.dot: _dot,
+    np.shape: operator.attrgetter("shape"),
+    np.ndim: operator.attrgetter("ndim"),
+    np.size: operator.attrgetter("size"),
 }

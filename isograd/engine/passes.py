@@ -146,12 +146,27 @@ def _eliminate_dead(graph: Graph) -> tuple[Graph, int]:
 # --- algebraic identities
 
 
+_FAITHFUL_VIEWS = (Op.TRANSPOSE, Op.STOP_GRADIENT, Op.PROBE)
+
+
 class _Facts:
-    """What is known of the variables of a graph while it is walked."""
+    """What is known of the variables of a graph while it is walked.
+
+    `scattered` are views that repeat or leave out elements. The memory order of what is computed
+    from one may differ from that of a computed array, and with it the last bit of a matrix product.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.constants = graph.constants
         self.made_by: dict[Var, Eqn] = {}
+        self.scattered: set[Var] = set()
+
+    def learn(self, eqn: Eqn) -> None:
+        """Take note of an equation that stays."""
+        self.made_by[eqn.output] = eqn
+        view_of_scattered = eqn.op in _FAITHFUL_VIEWS and eqn.inputs[0] in self.scattered
+        if eqn.op in (Op.BROADCAST, Op.SLICE) or view_of_scattered:
+            self.scattered.add(eqn.output)
 
     def scalar(self, var: Var) -> Any | None:
         """The one value that all elements have, if that is known."""
@@ -171,6 +186,12 @@ _Rewrite = Callable[[Eqn, _Facts], "Var | Eqn | None"]
 
 
 def _exact_identity(eqn: Eqn, facts: _Facts) -> Var | Eqn | None:
+    same = _same_as(eqn, facts)
+    return _merged(eqn, facts) if same is None or same in facts.scattered else same
+
+
+def _same_as(eqn: Eqn, facts: _Facts) -> Var | None:
+    """The variable that an equation computes again."""
     op, ins = eqn.op, eqn.inputs
     last = facts.scalar(ins[-1])
     match op:
@@ -184,18 +205,35 @@ def _exact_identity(eqn: Eqn, facts: _Facts) -> Var | Eqn | None:
             return ins[0]  # x − (+0) is x for every x; x + (+0) is not: it turns −0 into +0
         case Op.NEG if inner := facts.source(ins[0], Op.NEG):
             return inner.inputs[0]
-        case Op.SELECT if ins[1] is ins[2]:
-            return ins[1]
-        case Op.RESHAPE | Op.BROADCAST | Op.CAST if eqn.output.spec == ins[0].spec:
+        case Op.BROADCAST | Op.CAST if eqn.output.spec == ins[0].spec:
             return ins[0]
+        # Of more than one axis it may be an array in column order, put into row order.
+        case Op.RESHAPE if eqn.output.spec == ins[0].spec and _is_line(ins[0]):
+            return ins[0]
+        case Op.TRANSPOSE if inner := facts.source(ins[0], op):
+            if _composed(inner, eqn) == tuple(range(len(eqn.params["axes"]))):
+                return inner.inputs[0]
+    return None
+
+
+def _merged(eqn: Eqn, facts: _Facts) -> Eqn | None:
+    """One equation for two that only move elements."""
+    op, ins = eqn.op, eqn.inputs
+    match op:
         case Op.RESHAPE | Op.BROADCAST if inner := facts.source(ins[0], op):
             return replace(eqn, inputs=inner.inputs)
         case Op.TRANSPOSE if inner := facts.source(ins[0], op):
-            axes = tuple(inner.params["axes"][a] for a in eqn.params["axes"])
-            if axes == tuple(range(len(axes))):
-                return inner.inputs[0]
-            return replace(eqn, inputs=inner.inputs, params={"axes": axes})
+            return replace(eqn, inputs=inner.inputs, params={"axes": _composed(inner, eqn)})
     return None
+
+
+def _composed(inner: Eqn, outer: Eqn) -> tuple[int, ...]:
+    axes: tuple[int, ...] = inner.params["axes"]
+    return tuple(axes[a] for a in outer.params["axes"])
+
+
+def _is_line(var: Var) -> bool:
+    return sum(n > 1 for n in var.spec.shape) <= 1
 
 
 def _inexact_identity(eqn: Eqn, facts: _Facts) -> Var | Eqn | None:
@@ -228,7 +266,7 @@ def _rewriting(rewrite: _Rewrite) -> Callable[[Graph], tuple[Graph, int]]:
                 new[eqn.output] = result
                 continue
             eqn = result or eqn
-            facts.made_by[eqn.output] = eqn
+            facts.learn(eqn)
             eqns.append(eqn)
         return _substitute(graph, eqns, new), count
 
