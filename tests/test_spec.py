@@ -405,6 +405,7 @@ def after(text):
             "batch_size = 3",
             "remove",
         ),
+        (after('["x` - at `$.data"]'), "x.toml: 'x` - at `$.data'", "x` - at", "known: data"),
         ('"x` - at `$.network" = 3', "x.toml: 'x` - at `$.network'", "x` - at", "known: data"),
     ],
 )
@@ -567,15 +568,18 @@ def test_a_patch_changes_only_the_lines_it_must(new, lines):
     assert "".join(line for line in changes if line[0] in "+-") == lines
 
 
-def test_a_changed_init_and_a_removed_key():
-    text = toml.dumps(network(init=s.He(gain=2)))
-    new = network(init=s.He())
-    patched = toml.patch(text, toml.loads(text), new)
-    changes = toml.diff(text, patched, "x").splitlines()[2:]
-    assert [line for line in changes if line[0] in "+-"] == [
-        '-init = { kind = "he", gain = 2.0 }',
-        '+init = { kind = "he" }',
-    ]
+def test_a_key_is_added_below_the_last_and_above_the_comment_of_the_next_section():
+    patched = toml.patch(FILE, SPEC, replace(SPEC, optimiser=s.Momentum(0.2, 0.5)))
+    assert "lr = 0.2  # rate\nmomentum = 0.5\n\n# the end\n[measure]" in patched
+    patched = toml.patch(FILE, SPEC, network(init=s.He()))
+    assert '}\ninit = { kind = "he" }\n\n# the rule\n[optimiser]' in patched
+
+
+def test_a_key_that_no_longer_applies_is_removed_in_its_line():
+    text = FILE.replace('name = "logistic"', 'name = "elu", alpha = 0.5')
+    assert toml.patch(text, toml.loads(text), SPEC) == FILE
+    text = FILE.replace('kind = "sgd"\n', 'kind = "momentum"\nmomentum = 0.5\n')
+    assert toml.patch(text, toml.loads(text), SPEC) == FILE
 
 
 @given(specs(), specs())

@@ -85,7 +85,8 @@ def explain(error: ValidationError, raw: Any, where: str) -> SpecError:
         must, came, fix, path = cause.must, cause.came, cause.fix, _join(path, key)
     elif found := re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         key = found[1]
-        path = path if key in value else ""
+        if key not in value:  # a key of the file that reads like a path
+            path, key = "", str(error).partition("`")[2][:-1]
         must, came = "a spec must hold known keys only", f"unknown key {shown(key)}"
         fix = nearest(key, _fields(raw, path))
         path = _join(path, key if re.fullmatch(r"[\w-]+", key) else shown(key))

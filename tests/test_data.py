@@ -1,0 +1,438 @@
+"""Data: sources, targets for each loss, splits, standardisation, batches, and malformed files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import datasets
+
+from isograd.errors import DataError, SpecError
+from isograd.nn import spec as s
+from isograd.training.data import batches, from_arrays, load
+
+SOFTMAX, BINARY, SQUARED = "softmax_cross_entropy", "binary_cross_entropy", "half_squared_error"
+
+
+def both(split):
+    """X and y of both parts together."""
+    return np.concatenate([split.X_train, split.X_test]), np.concatenate(
+        [split.y_train, split.y_test]
+    )
+
+
+def as_rows(X, y):
+    """Rows with their targets in an order that does not depend on the split."""
+    table = np.column_stack([X, y])
+    return table[np.lexsort(table.T)]
+
+
+# Built-in sets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", s.BUILT_IN_DATA)
+def test_a_built_in_set_holds_the_rows_of_scikit_learn(name):
+    data = s.Data(name, standardise=False)
+    kind = SQUARED if name == "diabetes" else SOFTMAX
+    split = load(data, loss_kind=kind, seed=0, dtype="float64")
+    bunch = getattr(datasets, f"load_{name}")()
+    np.testing.assert_array_equal(as_rows(*both(split)), as_rows(bunch.data, bunch.target))
+    assert len(split.X_test) == -(-len(bunch.data) // 5)
+    assert split.features == tuple(bunch.feature_names)
+    if name == "diabetes":
+        assert (split.task, split.classes) == ("regression", None)
+        assert split.y_train.shape == (len(split.X_train), 1)
+        np.testing.assert_array_equal(split.y_mean, [0.0])
+        np.testing.assert_array_equal(split.y_scale, [1.0])
+    else:
+        assert (split.task, split.y_mean, split.y_scale) == ("classes", None, None)
+        assert split.classes == tuple(map(str, bunch.target_names))
+        assert split.y_train.dtype == np.int64
+    np.testing.assert_array_equal(split.mean, np.zeros(bunch.data.shape[1]))
+    np.testing.assert_array_equal(split.scale, np.ones(bunch.data.shape[1]))
+
+
+def test_standardised_on_the_training_part_alone():
+    raw = load(s.Data("digits", standardise=False), loss_kind=SOFTMAX, seed=3, dtype="float64")
+    split = load(s.Data("digits"), loss_kind=SOFTMAX, seed=3, dtype="float64")
+    mean, deviation = raw.X_train.mean(axis=0), raw.X_train.std(axis=0)
+    deviation[deviation == 0] = 1  # pixels that are always black
+    np.testing.assert_allclose(split.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(split.scale, deviation, rtol=1e-12)
+    np.testing.assert_allclose(split.X_train, (raw.X_train - mean) / deviation, atol=1e-12)
+    np.testing.assert_allclose(split.X_test, (raw.X_test - mean) / deviation, atol=1e-12)
+    assert (deviation == 1).any()
+    whole = both(raw)[0]
+    assert np.abs(split.mean - whole.mean(axis=0)).max() > 1e-3
+
+
+def test_the_target_of_a_regression_is_standardised_too():
+    raw = load(s.Data("diabetes", standardise=False), loss_kind=SQUARED, seed=1, dtype="float64")
+    split = load(s.Data("diabetes"), loss_kind=s.HalfSquaredError(), seed=1, dtype="float64")
+    np.testing.assert_allclose(split.y_mean, raw.y_train.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(split.y_scale, raw.y_train.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(split.y_test * split.y_scale + split.y_mean, raw.y_test, rtol=1e-12)
+
+
+def test_targets_of_each_loss():
+    labels = load(s.Data("breast_cancer"), loss_kind=SOFTMAX, seed=0)
+    binary = load(s.Data("breast_cancer"), loss_kind=BINARY, seed=0)
+    one_hot = load(s.Data("breast_cancer"), loss_kind=SQUARED, seed=0)
+    n = len(labels.y_train)
+    assert [split.task for split in (labels, binary, one_hot)] == ["classes", "binary", "classes"]
+    assert [split.y_train.shape for split in (labels, binary, one_hot)] == [(n,), (n, 1), (n, 2)]
+    assert binary.y_train.dtype == one_hot.y_train.dtype == np.float32
+    np.testing.assert_array_equal(binary.y_train[:, 0], labels.y_train)
+    np.testing.assert_array_equal(one_hot.y_train[:, 1], labels.y_train)
+    np.testing.assert_array_equal(one_hot.y_train.sum(axis=1), np.ones(n))
+    assert one_hot.y_mean is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype(dtype):
+    split = load(s.Data("iris"), loss_kind=BINARY.replace("binary", "softmax"), seed=0, dtype=dtype)
+    assert split.X_train.dtype == split.X_test.dtype == dtype
+
+
+def test_a_seed_gives_one_split_and_another_gives_another():
+    one, same, other = (load(s.Data("wine"), loss_kind=SOFTMAX, seed=seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(one.X_train, same.X_train)
+    assert not np.array_equal(one.y_test, other.y_test)
+    assert load(s.Data("iris"), loss_kind=SOFTMAX, seed=2**63 - 1)
+
+
+def test_strata_keep_the_shares_of_the_classes():
+    def shares(data):
+        splits = (load(data, loss_kind=SOFTMAX, seed=seed) for seed in range(4))
+        return {tuple(np.bincount(split.y_test).tolist()) for split in splits}
+
+    assert shares(s.Data("iris")) == {(10, 10, 10)}
+    assert len(shares(s.Data("iris", stratify=False))) > 1
+
+
+def test_what_cannot_be_stratified_is_split_without():
+    y = ["a"] * 9 + ["b"]  # one member
+    assert len(from_arrays(np.eye(10), y, loss_kind=SOFTMAX).y_test) == 2
+    y = [0, 1, 2, 3, 4] * 2  # five classes, two rows
+    assert len(from_arrays(np.eye(10), y, loss_kind=SOFTMAX).y_test) == 2
+
+
+# Arrays ------------------------------------------------------------------------------------------
+
+X = np.arange(20.0).reshape(10, 2)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        ([3, 7] * 5, ("3", "7")),
+        ([-1, 1] * 5, ("-1", "1")),
+        ([10, 9] * 5, ("9", "10")),
+        ([0.0, 2.0] * 5, ("0", "2")),
+        ([False, True] * 5, ("False", "True")),
+        (["b", "a"] * 5, ("a", "b")),
+        (np.array(["b", "a"] * 5, dtype=object), ("a", "b")),
+        (np.array([1, 0] * 5)[:, None], ("0", "1")),
+    ],
+)
+def test_labels_are_sorted_and_kept_as_classes(y, classes):
+    data = s.Data("arrays", standardise=False)
+    for kind in (SOFTMAX, BINARY):
+        split = from_arrays(X, y, data, loss_kind=kind)
+        assert split.classes == classes
+        rows, labels = both(split)
+        given_label = np.asarray(y).reshape(-1)[(rows[:, 0] // 2).astype(int)]
+        expected = [classes.index(str(label).removesuffix(".0")) for label in given_label]
+        np.testing.assert_array_equal(labels.reshape(-1), expected)
+    assert split.features == ("x0", "x1")
+
+
+def test_text_labels_with_half_squared_error_become_one_hot():
+    split = from_arrays(X, ["b", "a"] * 5, loss_kind=SQUARED)
+    assert (split.task, split.classes, split.y_train.shape) == ("classes", ("a", "b"), (8, 2))
+
+
+def test_targets_of_several_columns():
+    y = np.column_stack([X[:, 0], 100 * X[:, 1] + 7])
+    split = from_arrays(X, y, loss_kind=SQUARED, dtype="float64", features=["p", "q"])
+    assert (split.task, split.y_train.shape, split.features) == ("regression", (8, 2), ("p", "q"))
+    back = both(split)[1] * split.y_scale + split.y_mean
+    np.testing.assert_allclose(back[np.argsort(back[:, 0])], y, atol=1e-9)
+
+
+def test_whole_numbers_with_half_squared_error_stay_a_regression():
+    data = s.Data("arrays", standardise=False)
+    split = from_arrays(X, [3, 5] * 5, data, loss_kind=SQUARED)
+    assert (split.task, split.classes) == ("regression", None)
+    assert set(split.y_train.flat) == {3.0, 5.0}
+
+
+BAD = X.copy()
+BAD[4, 1], BAD[7, 0] = np.nan, -np.inf
+LABELS = [0, 1] * 5
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "kind", "must", "came"),
+    [
+        (BAD, LABELS, SOFTMAX, "finite", "row 4 column 'x1' (nan), row 7 column 'x0' (-inf)"),
+        (np.full((10, 2), np.nan), LABELS, SOFTMAX, "finite", "… 20 in all"),
+        (X, [np.inf, *LABELS[1:]], SQUARED, "finite", "row 0 column 'target' (inf)"),
+        (X[:, 0], LABELS, SOFTMAX, "(rows, features)", "X of shape (10,)"),
+        (X.reshape(5, 2, 2), LABELS[:5], SOFTMAX, "(rows, features)", "(5, 2, 2)"),
+        (X[:, :0], LABELS, SOFTMAX, "(rows, features)", "(10, 0)"),
+        (X[:0], [], SOFTMAX, "(rows, features)", "(0, 2)"),
+        (3.0, 4.0, SOFTMAX, "(rows, features)", "X of shape ()"),
+        (X.astype(str), LABELS, SOFTMAX, "(rows, features)", "dtype <U"),
+        (X + 1j, LABELS, SOFTMAX, "(rows, features)", "complex128"),
+        (X, LABELS[:9], SOFTMAX, "one target per row", "y of shape (9,)"),
+        (X, [None, *LABELS[1:]], SOFTMAX, "one target per row", "dtype object"),
+        (X, np.eye(10), SOFTMAX, "one label per row", "(10, 10)"),
+        (X, [0.5, *LABELS[1:]], SOFTMAX, "whole numbers or text", "row 0 (0.5)"),
+        (X, [0, 1, 2, 0, 1, 2, 0, 1, 2, 0], BINARY, "two classes", "3: 0, 1, 2"),
+        (X, [0] * 10, BINARY, "two classes", "1: 0"),
+        (X, [0] * 10, SOFTMAX, "two classes", "1: 0"),
+        (X, np.arange(10), SOFTMAX, "share a class", "10: 0, 1, 2, 3, 4, … 10 in all"),
+        (X, ["1", "2", *["b"] * 8], SQUARED, "all numbers or all text", "row 2 ('b')"),
+        (X[:4], LABELS[:4], SOFTMAX, "2 rows each", "3 and 1"),
+        (X * 9e306, LABELS, SOFTMAX, "finite mean and variance", "values up to 1.71e+308"),
+    ],
+)
+def test_arrays_that_cannot_be_used(X, y, kind, must, came):
+    with pytest.raises(DataError) as caught:
+        from_arrays(X, y, loss_kind=kind)
+    assert must in caught.value.must
+    assert came in caught.value.came
+    assert caught.value.where == "arrays"
+    assert caught.value.fix
+
+
+def test_values_that_do_not_fit_float32():
+    data = s.Data("arrays", standardise=False)
+    with pytest.raises(DataError, match="must fit float32") as caught:
+        from_arrays(X * 1e300, LABELS, data, loss_kind=SOFTMAX)
+    assert "values up to 1.9e+301" in caught.value.came
+    split = from_arrays(X * 1e300, LABELS, data, loss_kind=SOFTMAX, dtype="float64")
+    assert split.X_train.max() > 1e300
+    assert from_arrays(X * 1e150, LABELS, loss_kind=SOFTMAX).X_train.max() < 3
+
+
+def test_arrays_have_names_for_their_columns():
+    with pytest.raises(DataError, match="1 names for 2 features"):
+        from_arrays(X, LABELS, loss_kind=SOFTMAX, features=["p"])
+
+
+def test_what_load_refuses(tmp_path: Path):
+    with pytest.raises(DataError, match="handed over by the program"):
+        load(s.Data("arrays"), loss_kind=SOFTMAX, seed=0)
+    with pytest.raises(DataError, match="must be classes for softmax_cross_entropy"):
+        load(s.Data("diabetes"), loss_kind=SOFTMAX, seed=0)
+    with pytest.raises(DataError, match="needs two classes\n  came:  10: 0, 1, 2, 3, 4, … 10"):
+        load(s.Data("digits"), loss_kind=BINARY, seed=0)
+    with pytest.raises(SpecError, match="did you mean 'softmax_cross_entropy'"):
+        load(s.Data("digits"), loss_kind="softmax_crossentropy", seed=0)
+    with pytest.raises(SpecError, match="dtype must be float32 or float64"):
+        load(s.Data("digits"), loss_kind=SOFTMAX, seed=0, dtype="int64")
+    for name in ("no.csv", "no.npz"):
+        with pytest.raises(DataError, match="No such file") as caught:
+            load(s.Data(name), loss_kind=SOFTMAX, seed=0, base=tmp_path)
+        assert caught.value.where == str(tmp_path / name)
+        assert "starts from the folder of the spec" in caught.value.fix
+
+
+# .npz --------------------------------------------------------------------------------------------
+
+
+def test_npz(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", X=X, y=np.array(["b", "a"] * 5))
+    data = s.Data("a.npz", standardise=False)
+    split = load(data, loss_kind=SOFTMAX, seed=0, base=tmp_path)
+    assert (split.classes, split.features) == (("a", "b"), ("x0", "x1"))
+    np.testing.assert_array_equal(as_rows(*both(split)), as_rows(X, [1, 0] * 5))
+    absolute = s.Data(tmp_path / "a.npz", standardise=False)
+    assert load(absolute, loss_kind=SOFTMAX, seed=0).classes == ("a", "b")
+
+
+def _renamed(path: Path) -> None:
+    path.with_suffix(".npy").rename(path)
+
+
+def _damaged(path: Path) -> None:
+    """A .npz whose compressed bytes were overwritten."""
+    np.savez_compressed(path, X=np.arange(2000.0), y=LABELS)
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("write", "came"),
+    [
+        (lambda path: np.savez(path, x=X, y=LABELS, z=1), "no X; found: x, y, z"),
+        (lambda path: np.savez(path), "no X and no y; found: none"),
+        (lambda path: np.savez(path, X=X, y=np.array([{}], object)), "allow_pickle=False"),
+        (lambda path: path.write_bytes(b""), ""),
+        (lambda path: path.write_bytes(b"not an archive"), ""),
+        (lambda path: path.write_bytes(b"PK\x03\x04 torn"), "zip"),
+        (_damaged, ""),
+        (lambda path: np.save(path.with_suffix(".npy"), X) or _renamed(path), "a single array"),
+        (lambda path: path.mkdir(), "directory"),
+    ],
+)
+def test_npz_that_cannot_be_used(tmp_path: Path, write, came):
+    write(tmp_path / "a.npz")
+    with pytest.raises(DataError, match=r"\.npz file") as caught:
+        load(s.Data("a.npz"), loss_kind=SOFTMAX, seed=0, base=tmp_path)
+    assert came in caught.value.came
+    assert caught.value.came
+    assert caught.value.where == str(tmp_path / "a.npz")
+    assert "numpy.savez" in caught.value.fix
+
+
+# .csv --------------------------------------------------------------------------------------------
+
+cells = st.floats(allow_nan=False, allow_infinity=False, width=32)
+names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=6)
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_csv_round_trip(tmp_path_factory, data):
+    """Python's writer quotes and escapes; what was written is what is read."""
+    header = data.draw(
+        st.lists(names.map(lambda name: "n" + name.strip()), min_size=2, max_size=4, unique=True)
+    )
+    row = st.lists(cells, min_size=len(header), max_size=len(header))
+    rows = data.draw(st.lists(row, min_size=4, max_size=8))
+    at = data.draw(st.integers(0, len(header) - 1))
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + text.getvalue().encode())
+    spec = s.Data(path, header[at], test_fraction=0.5, standardise=False)
+    split = load(spec, loss_kind=SQUARED, seed=0, dtype="float64")
+    table = np.array(rows)
+    expected = as_rows(np.delete(table, at, axis=1), table[:, at])
+    np.testing.assert_array_equal(as_rows(*both(split)), expected)
+    assert split.features == tuple(header[:at] + header[at + 1 :])
+
+
+def csv_split(tmp_path: Path, text: str, kind: str = SOFTMAX, target: str | None = None):
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    return load(s.Data("a.csv", target), loss_kind=kind, seed=0, base=tmp_path)
+
+
+ROWS = "1,2,no\n3,4,yes\n" * 5
+
+
+def test_csv_text_labels_and_the_default_target(tmp_path: Path):
+    split = csv_split(tmp_path, "a, b ,ill\n\n" + ROWS.replace(",", " , ") + "  \n")
+    assert (split.classes, split.features) == (("no", "yes"), ("a", "b"))
+    X, y = both(split)
+    np.testing.assert_array_equal(X[:, 0] > 0, y == 1)
+    assert csv_split(tmp_path, "a,b,ill\n" + ROWS, SQUARED).y_train.shape == (8, 2)
+
+
+def test_csv_labels_that_are_numbers_are_sorted_as_numbers(tmp_path: Path):
+    text = "a,b\n" + "".join(f"{i},{label}\n" for i, label in enumerate(["10", "9.0", "2"] * 4))
+    assert csv_split(tmp_path, text).classes == ("2", "9", "10")
+    assert csv_split(tmp_path, text.replace("2\n", "b\n")).classes == ("10", "9.0", "b")
+    assert csv_split(tmp_path, text, SQUARED).task == "regression"
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "must", "came"),
+    [
+        ("", None, "header and rows", "0 rows"),
+        ("\n \n", None, "header and rows", "0 rows"),
+        ("a,b\n", None, "header and rows", "1 rows"),
+        ("1,2.5\n3,4\n", None, "must name the columns", "numbers only: 1, 2.5"),
+        (",a,b\n0,1,no\n", None, "must have a name", "column 1"),
+        ("a,b,a,c\n1,2,3,no\n", None, "must differ", "'a'"),
+        ("a;b\n1;2\n", None, "besides the target", "'a;b'"),
+        ("a,b,c\n1,2,no\n1,2\n\n1,2,3,4\n", None, "must have 3 cells", "line 3 (2), line 5 (4)"),
+        ("a,b,ill\n" + ROWS, "il", "column of the file", "target = 'il'"),
+        ("a,b,c\n1,2,\n3,,no\n", None, "'c' must be given", "line 2"),
+        (
+            "a,b,c\n1,x,no\n,2,no\n",
+            None,
+            "hold numbers",
+            "line 2 column 'b' ('x'), line 3 column 'a' ('')",
+        ),
+        ("a,b\n" + "x,1\n" * 9, None, "hold numbers", "… 9 in all"),
+        ("a,b\n1_0,1\n", None, "hold numbers", "'1_0'"),
+        (
+            "a,b,c\n1,nan,0\n-inf,2,1\n",
+            None,
+            "finite",
+            "line 2 column 'b' (nan), line 3 column 'a' (-inf)",
+        ),
+        ("a,b\n1,0\n2,nan\n", None, "finite", "line 3 column 'target' (nan)"),
+        ('a,b\n1,"2\n', None, "can be read", "line 2: unexpected end of data"),
+        ('a,b\n"1"x,2\n', None, "can be read", "line 2"),
+        ("a,b\n1,0.5\n2,1\n", None, "whole numbers or text", "line 2 (0.5)"),
+    ],
+)
+def test_csv_that_cannot_be_used(tmp_path: Path, text, target, must, came):
+    with pytest.raises(DataError) as caught:
+        csv_split(tmp_path, text, target=target)
+    assert must in caught.value.must
+    assert came in caught.value.came
+    assert caught.value.where == str(tmp_path / "a.csv")
+    assert caught.value.fix
+
+
+def test_csv_names_the_nearest_column(tmp_path: Path):
+    with pytest.raises(DataError, match="did you mean 'ill'"):
+        csv_split(tmp_path, "a,b,ill\n" + ROWS, target="il")
+
+
+def test_csv_targets_half_numbers_half_text(tmp_path: Path):
+    with pytest.raises(DataError, match="all numbers or all text") as caught:
+        csv_split(tmp_path, "a,b\n1,2\n1,x\n1,3\n1,4\n", SQUARED)
+    assert caught.value.came == "line 3 ('x')"
+
+
+def test_csv_that_is_not_utf8(tmp_path: Path):
+    (tmp_path / "a.csv").write_bytes(b"a,b\n1,\xff\n")
+    with pytest.raises(DataError, match="save the file as UTF-8"):
+        load(s.Data("a.csv"), loss_kind=SOFTMAX, seed=0, base=tmp_path)
+
+
+# Batches -----------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 200), st.data())
+def test_batches_are_whole_and_hold_no_row_twice(n, data):
+    size = data.draw(st.integers(1, n))
+    parts = list(batches(n, size, np.random.default_rng(0)))
+    assert [len(part) for part in parts] == [size] * (n // size)
+    rows = np.concatenate(parts)
+    assert len(set(rows.tolist())) == len(rows)
+    assert set(rows.tolist()) <= set(range(n))
+
+
+def test_batches_are_shuffled_by_the_generator():
+    rng = np.random.default_rng(7)
+    first, second = (np.concatenate(list(batches(50, 50, rng))) for _ in range(2))
+    again = next(batches(50, 50, np.random.default_rng(7)))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, np.arange(50))
+    # The rows left over differ from epoch to epoch, so none is left out for good.
+    rng = np.random.default_rng(0)
+    seen = [np.concatenate(list(batches(10, 8, rng))) for _ in range(20)]
+    assert set(np.concatenate(seen).tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize(("n", "size"), [(10, 11), (10, 0), (0, 1)])
+def test_a_batch_must_fit_the_data(n, size):
+    with pytest.raises(SpecError, match="larger than the training part") as caught:
+        batches(n, size, np.random.default_rng(0))  # before the first batch is asked for
+    assert caught.value.came == f"batch_size = {size} with {n} training rows"
+    assert caught.value.where == "training.batch_size"
