@@ -51,23 +51,26 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "telemetry.sqlite"
 
 
-@pytest.mark.parametrize("site", [Site("z", 3), Site("delta", 0), Site("uW", 120)])
+@pytest.mark.parametrize("site", [Site("z", 3), Site("delta", 0), Site("uW", 120), Site("a", 3, 1)])
 def test_a_site_is_parsed_as_it_is_written(site):
     assert Site.parse(str(site)) == site
 
 
 def test_sites():
     assert str(Site("z", 3)) == "z/3"
+    assert str(Site("a", 3, 12)) == "a/3.12"
     assert sorted([Site("z", 10), Site("z", 2), Site("a", 5)]) == [
         Site("a", 5),
         Site("z", 2),
         Site("z", 10),
     ]
     assert {Site("z", 1): 1}[Site("z", 1)] == 1
-    assert len(set(KINDS)) == len(KINDS) == 19
+    assert len(set(KINDS)) == len(KINDS) == 24
 
 
-@pytest.mark.parametrize("text", ["", "z", "z/", "z/-1", "z/x", "z/1/2", "z/²", "/3", "Z/3"])
+@pytest.mark.parametrize(
+    "text", ["", "z", "z/", "z/-1", "z/x", "z/1/2", "z/²", "/3", "Z/3", "z/3.0", "z/3."]
+)
 def test_other_texts_are_not_sites(text):
     with pytest.raises(IsogradError):
         Site.parse(text)
@@ -76,10 +79,14 @@ def test_other_texts_are_not_sites(text):
 def test_errors_about_sites_say_what_is_known():
     with pytest.raises(IsogradError, match=r"known one\n  came:  'delt'\n.*\n.*mean 'delta'"):
         Site.parse("delt/3")
-    with pytest.raises(IsogradError, match=r"written kind/layer\n  came:  'z3'\n.*z/3"):
+    with pytest.raises(
+        IsogradError, match=r"written kind/layer or kind/layer\.part\n  came:  'z3'\n.*z/3"
+    ):
         Site.parse("z3")
-    with pytest.raises(IsogradError, match=r"must not be negative\n  came:  -1"):
+    with pytest.raises(IsogradError, match=r"must not be negative\n  came:  layer -1"):
         Site("z", -1)
+    with pytest.raises(IsogradError, match=r"must not be negative\n  came:  layer 3, part -1"):
+        Site("z", 3, -1)
 
 
 def test_telemetry_by_step_and_site():
@@ -145,13 +152,15 @@ def test_special_values_are_read_as_written(path):
     with Store.create(path) as store:
         for step, (x, norm) in enumerate(zip(values[:-1], norms[:-1], strict=True)):
             skipped = bool(step % 2)
-            store.write(Record(np.int64(step), 0, x, x, skipped, norm, summaries))
+            store.write(Record(np.int64(step), 0, x, x, skipped, norm, summaries, norm, x))
     with Store.open(path) as store:
         records = store.read().records
     for step, found in enumerate(records):
         loss, norm = values[step], norms[step]
         assert repr((found.loss, found.lr)) == repr((float(loss), float(loss)))
-        assert repr(found.grad_norm) == repr(None if norm is None else float(norm))
+        expected = repr(None if norm is None else float(norm))
+        assert repr(found.grad_norm) == repr(found.predicted) == expected
+        assert repr(found.actual) == repr(float(loss))
         assert found.skipped is bool(step % 2)
         assert found.summaries == summaries
     assert len(records) == 7
@@ -170,23 +179,34 @@ def test_the_file_can_be_queried(path):
 def test_readers_see_whole_batches(path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("isograd.telemetry.store.time.monotonic", lambda: now[0])
-    with Store.create(path, batch=3) as writer, Store.open(path) as reader:
+    with Store.create(path, batch=4) as writer, Store.open(path) as reader:
         seen = []
-        for step in range(7):
+        for step in range(9):
             writer.write(record(step))
             seen.append(check_whole(reader.read()))
-        assert seen == [0, 0, 3, 3, 3, 6, 6]
-        now[0] += 0.5
-        writer.write(record(7))
-        assert check_whole(reader.read()) == 6
-        now[0] += 0.6
-        writer.write(record(8))
-        assert check_whole(reader.read()) == 9
+        assert seen == [0, 0, 0, 4, 4, 4, 4, 8, 8]
+        now[0] += 0.9
         writer.write(record(9))
-        assert check_whole(writer.read()) == 10, "a writer reads what it wrote"
+        assert check_whole(reader.read()) == 8
+        now[0] += 0.1
         writer.write(record(10))
+        assert check_whole(reader.read()) == 11, "a second has passed"
+        writer.write(record(11))
+        assert check_whole(writer.read()) == 12, "a writer reads what it wrote"
+        writer.write(record(12))
     with Store.open(path) as reader:
-        assert check_whole(reader.read()) == 11
+        assert check_whole(reader.read()) == 13
+
+
+def test_a_reader_does_not_hold_up_the_writer(path):
+    with Store.create(path, batch=1) as writer, Store.open(path) as reader:
+        write(writer, range(3))
+        with reader._transaction(writes=False) as connection:
+            count = "SELECT count(*) FROM records"
+            assert connection.execute(count).fetchone() == (3,)
+            write(writer, range(3, 5))
+            assert connection.execute(count).fetchone() == (3,)
+        assert check_whole(reader.read()) == 5
 
 
 def test_a_reader_beside_a_writer_sees_a_whole_prefix(path):

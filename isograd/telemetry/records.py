@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast, get_args
@@ -12,31 +13,35 @@ from numpy.typing import NDArray
 from isograd.errors import IsogradError, nearest
 from isograd.telemetry.summary import EMPTY, Summary
 
-Signal = Literal["input", "z", "n", "a", "r", "loss"]
-"""Input, pre-activation, normalised, activation, residual output, loss."""
-Cotangent = Literal["delta", "dn", "da", "dr"]
-"""∂L/∂z (the error signal δ), ∂L/∂n, ∂L/∂a, ∂L/∂r."""
-Parameter = Literal["W", "b", "g"]
-"""Weights, biases, scale of a normalisation."""
-Gradient = Literal["dW", "db", "dg"]
-"""∂L/∂W, ∂L/∂b, ∂L/∂g."""
-Update = Literal["uW", "ub", "ug"]
-"""ΔW, Δb, Δg: what the optimiser adds."""
+Signal = Literal["input", "z", "v", "n", "a", "s", "r"]
+"""Input, pre-activation, z minus its mean over the batch (what of it depends on the input),
+normalised, activation, input of a residual branch, residual sum."""
+Cotangent = Literal["delta", "dn", "da", "ds", "dr"]
+"""∂L/∂z (the error signal δ), and ∂L/∂ of n, a, s and r."""
+Parameter = Literal["W", "b", "g", "h"]
+"""Weights, biases, scale and shift of a normalisation."""
+Gradient = Literal["dW", "db", "dg", "dh"]
+"""∂L/∂ of the parameters."""
+Update = Literal["uW", "ub", "ug", "uh"]
+"""ΔW, Δb, Δg, Δh: what the optimiser adds."""
 Kind: TypeAlias = Literal[Signal, Cotangent, Parameter, Gradient, Update]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_WRITTEN = re.compile(r"([^/]*)/(\d+)(?:\.([1-9]\d*))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """A place in the network where a summary is taken, written "z/3".
+    """A place in the network where a summary is taken, written "z/3", or "a/3.1".
 
     Attributes:
         kind: what is measured there, one of KINDS.
         layer: which layer's, counted from 0.
+        part: which of several of the kind within the layer, counted from 0.
     """
 
     kind: Kind
     layer: int
+    part: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -46,31 +51,34 @@ class Site:
                 where=f"site {self}",
                 fix=nearest(str(self.kind), KINDS),
             )
-        if self.layer < 0:
+        if self.layer < 0 or self.part < 0:
             raise IsogradError(
-                "a site's layer must not be negative",
-                came=str(self.layer),
+                "a site's layer and part must not be negative",
+                came=f"layer {self.layer}, part {self.part}",
                 where=f"site {self}",
-                fix="count layers from 0",
+                fix="count them from 0",
             )
 
     def __str__(self) -> str:
-        """kind/layer."""
-        return f"{self.kind}/{self.layer}"
+        """kind/layer, with .part behind it where that is not 0."""
+        return f"{self.kind}/{self.layer}" + (f".{self.part}" if self.part else "")
 
     @staticmethod
     def parse(text: str) -> Site:
         """The site that is written so: the inverse of ``str``.
 
         Raises:
-            IsogradError: the text is not of the form kind/layer, or the kind is not known.
+            IsogradError: the text is not of that form, or the kind is not known.
         """
-        kind, slash, layer = text.partition("/")
-        if not (slash and layer.isascii() and layer.isdigit()):
+        match = _WRITTEN.fullmatch(text)
+        if match is None:
             raise IsogradError(
-                "a site must be written kind/layer", came=repr(text), fix='for example "z/3"'
+                "a site must be written kind/layer or kind/layer.part",
+                came=repr(text),
+                fix='for example "z/3"',
             )
-        return Site(cast(Kind, kind), int(layer))
+        kind, layer, part = match.groups(default="0")
+        return Site(cast(Kind, kind), int(layer), int(part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,8 @@ class Record:
         skipped: the update was not applied, as gradients were not finite.
         grad_norm: norm of all gradients before clipping; None if not taken.
         summaries: what was measured; empty in a step that was not.
+        predicted, actual: change of the batch's loss by the update, as the gradient promised it
+            and as it came; None in a step that was not measured.
     """
 
     step: int
@@ -94,6 +104,8 @@ class Record:
     skipped: bool = False
     grad_norm: float | None = None
     summaries: Mapping[Site, Summary] = field(default_factory=dict)
+    predicted: float | None = None
+    actual: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

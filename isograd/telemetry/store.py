@@ -24,7 +24,9 @@ _APPLICATION = 0x69736F67
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE records (step INTEGER PRIMARY KEY, epoch, loss, lr, skipped, grad_norm);
+CREATE TABLE records (step INTEGER PRIMARY KEY, epoch, loss, lr, skipped, grad_norm,
+    predicted, actual
+);
 CREATE TABLE summaries (
     step, site, {", ".join(COLUMNS)}, PRIMARY KEY (step, site)
 ) WITHOUT ROWID;
@@ -165,7 +167,7 @@ class Store:
             # An interrupt may come between the commit and the line that notes it: the records
             # are then written again, to the same effect.
             connection.executemany(
-                "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO records VALUES (?{', ?' * 7})",
                 map(_record_row, self._pending),
             )
             connection.executemany(
@@ -304,6 +306,7 @@ def _record_row(record: Record) -> tuple[int | float | str | None, ...]:
     return (
         *(int(record.step), int(record.epoch), _storable(record.loss), _storable(record.lr)),
         *(int(record.skipped), _storable(record.grad_norm)),
+        *(_storable(record.predicted), _storable(record.actual)),
     )
 
 
@@ -315,6 +318,9 @@ def _storable(x: float | None) -> float | str | None:
 
 
 def _record(row: tuple[Any, ...], summaries: dict[Site, Summary]) -> Record:
-    step, epoch, loss, lr, skipped, grad_norm = row
-    norm = None if grad_norm is None else float(grad_norm)
-    return Record(step, epoch, float(loss), float(lr), bool(skipped), norm, summaries)
+    step, epoch, loss, lr, skipped, *optional = row
+    norm, predicted, actual = (None if x is None else float(x) for x in optional)
+    return Record(
+        *(step, epoch, float(loss), float(lr), bool(skipped)),
+        *(norm, summaries, predicted, actual),
+    )
