@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from isograd.nn.model import Model, Part
 from isograd.telemetry.records import Site
-from isograd.telemetry.summary import Summary
+from isograd.telemetry.summary import EMPTY, Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,9 @@ def gain_budget(model: Model, summaries: Mapping[Site, Summary], step: int) -> B
         summaries: of all its sites.
         step: the step's number.
     """
-    norms = [_log10(summaries[Site.parse(p.cotangent)].norm) for p in model.places]
+    # A skip connection from the input itself has no cotangent: nothing is learned below it.
+    seen = (summaries.get(Site.parse(p.cotangent), EMPTY) for p in model.places)
+    norms = [_log10(summary.norm) for summary in seen]
     parts: dict[int, dict[str, float]] = {}
     layer = model.depth
     for k in range(len(model.places) - 1, 0, -1):

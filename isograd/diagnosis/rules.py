@@ -226,12 +226,13 @@ def vanishing_signal(case: Case) -> Finding | None:
     level = 2.0 * log(at.signal)
     layers = tuple(int(i) + 1 for i in np.flatnonzero(level[0] - level > TRAINABLE))
     decades = float(level[-1] - level[0]) / 2.0 / _LN10
-    unit = float(np.finfo(case.spec.dtype).eps) / 2.0
     rounded = [
-        i + 1 for i, (s, z) in enumerate(zip(at.signal, at.scale, strict=True)) if s < unit * z
+        p.layer
+        for p, s, z in zip(case.model.weights, at.signal, at.scale, strict=True)
+        if s < _rounding(case, p.n_in) * z
     ]
     drowned = (
-        f" From layer {rounded[0]} on it is below the rounding error of z ({unit:.0e} of it)."
+        f" From layer {rounded[0]} on it is lost in the rounding of z to {case.spec.dtype}."
         if rounded
         else ""
     )
@@ -256,6 +257,11 @@ def vanishing_signal(case: Case) -> Finding | None:
         disproof=f"A spread at layer {case.model.depth} within e^{TRAINABLE / 2:.0f} of that at "
         "layer 1, or training just as poor once it is.",
     )
+
+
+def _rounding(case: Case, n: int) -> float:
+    """Relative rounding error of a sum of n products, √n·u (Higham & Mary 2019, eq. 1.3)."""
+    return math.sqrt(n) * float(np.finfo(case.spec.dtype).eps) / 2.0
 
 
 def exploding_signal(case: Case) -> Finding | None:

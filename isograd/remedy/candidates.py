@@ -18,12 +18,12 @@ from isograd.nn.spec import (
     Dense,
     GradientDescent,
     He,
+    Layer,
     LayerNorm,
     Orthogonal,
-    Layer,
+    Repeat,
     Residual,
     Spec,
-    Xavier,
 )
 from isograd.remedy.edits import (
     add_layer_norm,
@@ -87,45 +87,38 @@ _TOO_LARGE = frozenset({"exploding gradient", "non-finite value", "learning rate
 
 
 def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, str, Spec | None]]:
-    network, lr = spec.network, spec.optimiser.lr
+    lr = spec.optimiser.lr
     layers = _leaves(spec)
     acts = [x for x in layers if isinstance(x, Activation) and x.name != "identity"]
-    yield "learning rate ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
-    yield "learning rate × 10", "larger steps", _with_lr(spec, lr * 10.0)
-    if names & _TOO_LARGE or "no learning" in names:
+    if names & _TOO_LARGE:
+        yield "lr ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
         clipped = replace(spec.training, clip_norm=1.0)
-        yield "clip the global norm at 1", "bounds each step", replace(spec, training=clipped)
+        yield "clip_norm 1", "bounds each step", replace(spec, training=clipped)
+    else:
+        yield "lr × 10", "larger steps", _with_lr(spec, lr * 10.0)
     if not isinstance(spec.optimiser, Adam | GradientDescent):
         adam = replace(spec, optimiser=Adam())
-        yield "Adam", "steps whose size does not depend on that of the gradient", adam
+        yield "adam", "steps whose size does not depend on that of the gradient", adam
     if not names & _DEPTH:
         return
-    if not acts:
-        inits = (Xavier(), Orthogonal())
-    else:
-        inits = (He(), Orthogonal(), Xavier())
     if acts and has_critical_point(phi(acts[0])):
         why = f"χ₁ = 1 for {acts[0].name}: the error signal keeps its size in the mean"
-        yield "critical initialisation", why, set_init(spec, Critical())
-    for init in inits:
-        if init != network.init:
-            label = type(init).__name__
-            yield f"{label} initialisation", "keeps the size of the signal", set_init(spec, init)
-    slopes = (
-        ("scaled_sigmoid", "4σ(x) − 2: slope 1 at 0, mean 0"),
-        ("tanh", "slope 1 at 0, mean 0"),
-        ("relu", "slope 1 wherever it is on"),
-    )
-    for name, why in slopes if acts else ():
-        if any(a.name != name for a in acts):
+        yield "critical init", why, set_init(spec, Critical())
+    for init in (He(), Orthogonal()):
+        label = f"{type(init).__name__.lower()} init"
+        yield label, "keeps the size of the signal where the activation does", set_init(spec, init)
+    if acts:
+        for name, why in (
+            ("scaled_sigmoid", "4σ(x) − 2: slope 1 and value 0 at 0"),
+            ("tanh", "slope 1 and value 0 at 0"),
+        ):
             yield f"activation {name}", why, set_activation(spec, name)
-    if any(a.name != "relu" for a in acts):
         relu = set_init(set_activation(spec, "relu"), He())
-        yield "relu with He initialisation", "keeps the size of signal and error signal", relu
+        yield "activation relu, he init", "keeps the size of signal and error signal", relu
     if acts and not any(isinstance(x, LayerNorm) for x in layers):
-        yield "layer normalisation", "sets the scale anew in every layer", add_layer_norm(spec)
+        yield "layer_norm", "sets the scale anew in every layer", add_layer_norm(spec)
     residual = add_residuals(spec, n_in)
-    yield "residual connections", "a sum in place of the product of Jacobians", residual
+    yield "residual", "a sum in place of the product of Jacobians", residual
 
 
 def _leaves(spec: Spec) -> list[Layer]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from isograd.diagnosis import Diagnosis, Finding, Profile
 from isograd.nn.model import Model
 from isograd.remedy import Arm, Prescription
+from isograd.remedy.trials import LEVEL
 from isograd.report.doctor import Report
 from isograd.training.loop import Outcome
 
@@ -135,9 +136,9 @@ def chart(profile: Profile) -> RenderableType:
     legend = Text.assemble(
         f"Step {profile.step}, log₁₀:  ",
         ("○", "cyan"),
-        " signal, the spread of z over the batch   ",
+        " signal (spread of z over the batch)  ",
         ("●", "magenta"),
-        " error signal ‖δ‖ = ‖∂L/∂z‖",
+        " error signal ‖δ‖",
     )
     return Group(legend, table)
 
@@ -159,22 +160,26 @@ def show_trials(console: Console, report: Report) -> None:
         return
     seeds = len(p.none.trials)
     console.print(
-        f"\n[bold]Cures tried[/bold], {seeds} seeds each, {p.steps} steps, the same data and order "
-        "of batches (mean ± sd)\n"
+        f"\n[bold]Cures tried[/bold], each with {seeds} seeds and {p.steps} steps on the same "
+        "batches (mean ± sd)\n"
     )
-    table = Table(box=None, padding=(0, 1), header_style="dim", show_edge=False)
-    table.add_column("")
-    table.add_column("edit")
-    table.add_column("lines", justify="right")
-    table.add_column("training loss", justify="right")
-    table.add_column("test accuracy", justify="right")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("better than no change by", justify="right")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("", no_wrap=True, min_width=1)
+    table.add_column("edit", no_wrap=True)
+    for column, width in (
+        ("lines", 5),
+        ("train loss", 11),
+        ("test %", 9),
+        ("healthy", 7),
+        ("gain", 11),
+    ):
+        table.add_column(column, justify="right", no_wrap=True, min_width=width)
     for arm in (p.none, p.random, *p.cures):
         _arm_row(table, arm, p)
     console.print(table)
     console.print(
-        "  ✔ cures: healthy with every seed, and clearly better than both controls   → recommended",
+        f"gain: training loss below no change, with its {1 - LEVEL:.0%} interval over all cures; "
+        "✔ cures: healthy with every seed, and a gain above 0 over both controls",
         style="dim",
     )
     best = p.recommended
@@ -187,39 +192,30 @@ def show_trials(console: Console, report: Report) -> None:
 
 def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
     mark = "→" if arm is p.recommended else "✔" if arm.helps else ""
+    lines = str(arm.size) if arm.size else ""
     if arm.refused:
-        table.add_row("", arm.name, str(arm.size), Text(arm.refused.splitlines()[0], style="dim"))
+        table.add_row("", arm.name, lines, Text(arm.refused.splitlines()[0], style="dim"))
         return
     healthy = sum(t.verdict == "healthy" for t in arm.trials)
-    grave = sorted({name for t in arm.trials for name in t.findings})
-    if arm.gone:
-        verdict = Text("healthy", style="green")
-    elif healthy:
-        verdict = Text(f"healthy {healthy} of {len(arm.trials)}", style="yellow")
-    else:
-        verdict = Text(", ".join(_short(g) for g in grave) or arm.trials[0].verdict, style="red")
-    effect = ""
+    style = "green" if arm.gone else "yellow" if healthy else "red"
+    gain = ""
     if arm.over_none is not None:
         e = arm.over_none
-        effect = f"{e.mean:+.3f} ({e.low:+.3f} … {e.high:+.3f})"
+        gain = f"{e.mean:+.2f}±{e.high - e.mean:.2f}"
     table.add_row(
         mark,
-        Text(arm.name, style="bold" if mark else "dim" if not arm.over_none else ""),
-        str(arm.size) if arm.size else "",
+        Text(arm.name, style="bold" if mark else "dim" if arm.over_none is None else ""),
+        lines,
         _mean_sd(arm.mean_sd(lambda t: t.train.loss), ".3f"),
-        _mean_sd(arm.mean_sd(lambda t: 100.0 * t.test.accuracy), ".1f", " %"),
-        verdict,
-        effect,
+        _mean_sd(arm.mean_sd(lambda t: 100.0 * t.test.accuracy), ".1f"),
+        Text(f"{healthy} of {len(arm.trials)}", style=style),
+        gain,
     )
 
 
-def _short(name: str) -> str:
-    return name.replace("gradient", "grad.").replace("learning rate", "lr")
-
-
-def _mean_sd(pair: tuple[float, float], form: str, unit: str = "") -> str:
+def _mean_sd(pair: tuple[float, float], form: str) -> str:
     mean, sd = pair
-    return f"{mean:{form}} ± {sd:{form}}{unit}" if math.isfinite(mean) else "not finite"
+    return f"{mean:{form}}±{sd:{form}}" if math.isfinite(mean) else "not finite"
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
