@@ -1,5 +1,6 @@
 """Train deep feedforward networks, say why one does not train, and prove what cures it."""
 
+from isograd import nn
 from isograd._version import __version__
 from isograd.engine import (
     ArraySpec,
@@ -14,16 +15,26 @@ from isograd.engine import (
     vjp,
 )
 from isograd.errors import IsogradError
+from isograd.nn.toml import load as load_spec
+from isograd.report import doctor
+from isograd.training.data import from_arrays
+from isograd.training.loop import fit, predict
 
 __all__ = [
     "ArraySpec",
     "IsogradError",
     "__version__",
+    "doctor",
+    "fit",
+    "from_arrays",
     "functions",
     "grad",
     "hvp",
     "jacobian",
     "jvp",
+    "load_spec",
+    "nn",
+    "predict",
     "stop_gradient",
     "trace",
     "value_and_grad",

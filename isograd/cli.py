@@ -154,7 +154,8 @@ def doctor(
             _out.print(f"\nThe cured spec is in [bold]{written}[/bold]; try it with\n")
             _out.print(f"  isograd train {written}\n")
         _out.print(f"{report.seconds:.0f} s", style="dim")
-    if report.outcome.stopped == "interrupted":
+    prescription = report.prescription
+    if report.outcome.stopped == "interrupted" or (prescription and prescription.interrupted):
         raise typer.Exit(INTERRUPTED)
     sick = report.diagnosis.verdict == "sick" and report.cured is None
     raise typer.Exit(SICK if sick else HEALTHY)
@@ -174,7 +175,7 @@ def train(
     from isograd.nn.toml import loads, read
     from isograd.report import json as as_json
     from isograd.report.terminal import show_outcome
-    from isograd.training.data import load
+    from isograd.training.loop import load_split
     from isograd.training.run import new_folder
     from isograd.training.run import train as run
 
@@ -182,13 +183,7 @@ def train(
     parsed = loads(text, where=str(spec))
     if seed is not None:
         parsed, text = _reseeded(parsed, text, seed)
-    split = load(
-        parsed.data,
-        loss_kind=parsed.network.loss,
-        seed=parsed.seed,
-        dtype=parsed.dtype,
-        base=spec.parent,
-    )
+    split = load_split(parsed, spec.parent)
     folder = out or new_folder(spec, Path("runs"))
     with _bar(json) as bar:
         outcome = run(
@@ -267,12 +262,13 @@ def runs(
         _out.print(f"no runs in {root}; `isograd train SPEC` makes one")
         return
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    for column in ("run", "state", "steps", "training loss", "test accuracy"):
+    for column in ("run", "state", "steps", "training loss", "test score"):
         table.add_column(column)
     for s in stored:
+        r = s.result
         scores = (
-            (f"{s.result['train']['loss']:.4f}", f"{s.result['test']['accuracy']:.3f}")
-            if s.result
+            (f"{r['train']['loss']:.4f}", f"{r['metric']} {r['test']['accuracy']:.3f}")
+            if r
             else ("", "")
         )
         table.add_row(str(s.path), s.stopped, str(len(s.telemetry.records)), *scores)

@@ -34,9 +34,7 @@ class IsogradError(ValueError):
         return type(self)(self.must, came=self.came, where=place, fix=self.fix)
 
 
-def _rebuild(
-    kind: type[IsogradError], must: str, came: str, where: str, fix: str
-) -> IsogradError:
+def _rebuild(kind: type[IsogradError], must: str, came: str, where: str, fix: str) -> IsogradError:
     """Unpickle an error: worker processes send theirs back whole."""
     return kind(must, came=came, where=where, fix=fix)
 

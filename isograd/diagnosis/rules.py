@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isograd.diagnosis.case import TRAINABLE, Case, log
 from isograd.diagnosis.findings import Expectation, Finding, Profile, Severity
@@ -113,11 +114,14 @@ def exploding_gradient(case: Case) -> Finding | None:
     return _gradient(case, 1.0, "exploding gradient")
 
 
+_Array = NDArray[np.float64]
+
+
 def _gradient(case: Case, sign: float, name: str) -> Finding | None:
     if case.model.depth < 3:
         return None
 
-    def changes(p: Profile) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def changes(p: Profile) -> _Array:
         """ln ‖δ^l‖² − ln ‖δ^L‖², positive where it changed in the sense of `sign`."""
         level = 2.0 * log(p.delta)
         return sign * (level - level[-1]) if math.isfinite(level[-1]) else np.zeros(len(level))
@@ -129,8 +133,14 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
     change = changes(at)
     layers = tuple(int(i) + 1 for i in np.flatnonzero(change > TRAINABLE))
     late = case.profiles[-1]
-    rate = float(np.median(late.update[: len(layers)])), late.update[-1]
-    starved = sign * (log(rate)[0] - log(rate)[1]) > TRAINABLE / 2.0
+    rate = float(np.median([late.update[n - 1] for n in layers]))
+    top = late.update[-1]
+    # Starved, or flooded: the updates relative to the weights differ as the error signals do.
+    starved = (
+        rate * math.exp(TRAINABLE / 2.0) < top
+        if sign < 0
+        else rate > top * math.exp(TRAINABLE / 2.0)
+    )
     depth = case.model.depth - 1
     decades = float(sign * change[0]) / 2.0 / _LN10
     gain = decades / depth
@@ -142,8 +152,8 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
         "depth_layers": float(case.model.depth),
         "delta_norm_layer_1": at.delta[0],
         "delta_norm_last_layer": at.delta[-1],
-        "relative_update_layers_concerned": rate[0],
-        "relative_update_last_layer": rate[1],
+        "relative_update_layers_concerned": rate,
+        "relative_update_last_layer": top,
     }
     mean = case.budget.mean() if case.budget else None
     if mean is not None:
@@ -269,9 +279,10 @@ def exploding_signal(case: Case) -> Finding | None:
     if case.model.depth < 4:
         return None
 
-    def growth(p: Profile) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def growth(p: Profile) -> _Array:
         level = 2.0 * log(p.scale[:-1])  # the output's scale is what is learned
-        return level - level[0]
+        change: _Array = level - level[0]
+        return change
 
     step = case.since(lambda p: bool(growth(p)[-1] > TRAINABLE))
     if step is None:

@@ -103,6 +103,13 @@ class Array(Tracer):
     def __getitem__(self, index: Any) -> Value:
         return getitem(self, index)
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise GraphError(
+            "an array under differentiation must not be changed in place",
+            came=f"an assignment into {self!r}",
+            fix="build a new one by isograd.functions.where, concatenate or stack",
+        )
+
     def __len__(self) -> int:
         if not self.spec.shape:
             raise TypeError("len() of an array without axes")
@@ -136,14 +143,20 @@ class Array(Tracer):
         return astype(self, dtype)
 
     def item(self) -> Any:
-        """The Python scalar behind an array of one element; in dynamic mode alone."""
+        """The Python scalar behind an array of one element, a constant; in dynamic mode alone."""
         return concrete(self).item()
 
     def __bool__(self) -> bool:
         return bool(concrete(self))
 
     def __float__(self) -> float:
-        return float(concrete(self))
+        # math.exp(x) and `array[0] = x` come here: they would lose the derivative in silence.
+        raise GraphError(
+            "a value under differentiation must not become a Python number unnoticed",
+            came=f"float() of {self!r}: by a function of math, or an assignment into an array",
+            fix="use isograd.functions (stack or concatenate to fill an array), or say x.item() "
+            "where a constant is meant",
+        )
 
     def __int__(self) -> int:
         return int(concrete(self))
@@ -185,7 +198,7 @@ def concrete(x: Value) -> Value:
         if primal is None:
             raise GraphError(
                 "static mode must not depend on the value of an array",
-                came=f"bool(), float(), int() or item() of {x!r} while tracing",
+                came=f"bool(), int() or item() of {x!r} while tracing",
                 fix="choose by isograd.functions.where, or use the dynamic mode (no trace)",
             )
         x = primal
@@ -603,6 +616,10 @@ def probe(x: Value, site: str, cotangent: str | None = None) -> Value:
 # --- NumPy's own names
 
 
+def _isfinite(x: Value) -> Value:
+    return less(absolute(x), math.inf)
+
+
 def _take(x: Value, indices: Value, axis: int | None = None) -> Value:
     """`np.take`, which flattens where no axis is given."""
     return take(reshape(x, -1), indices) if axis is None else take(x, indices, axis)
@@ -645,6 +662,8 @@ _UFUNCS: dict[Any, Callable[..., Value]] = {
     np.less_equal: less_equal,
     np.greater: greater,
     np.greater_equal: greater_equal,
+    np.isnan: lambda x: not_equal(x, x),
+    np.isfinite: _isfinite,
 }
 
 _FUNCTIONS: dict[Any, Callable[..., Value]] = {

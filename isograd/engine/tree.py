@@ -37,7 +37,7 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
 
 def _flatten(tree: Any, leaves: list[Any]) -> Structure:
     if isinstance(tree, dict):
-        keys = tuple(sorted(tree, key=lambda key: (type(key).__name__, key)))
+        keys = _in_order(tree)
         children = tuple(_flatten(tree[key], leaves) for key in keys)
         return Structure(dict, keys, children, tuple(tree))
     if isinstance(tree, list | tuple):
@@ -46,6 +46,13 @@ def _flatten(tree: Any, leaves: list[Any]) -> Structure:
         return Structure(type(None))
     leaves.append(tree)
     return LEAF
+
+
+def _in_order(keys: Iterable[Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(sorted(keys))
+    except TypeError:  # keys of several types, or of one without an order
+        return tuple(sorted(keys, key=lambda key: (type(key).__name__, repr(key))))
 
 
 def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:

@@ -120,7 +120,7 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Dense(Kind, frozen=True, tag="dense"):
-    """z = a W + b with `units` outputs; init None takes the network's."""
+    """z = a Wᵀ + b with `units` outputs; init None takes the network's."""
 
     units: int
     bias: bool = True

@@ -1,4 +1,4 @@
-"""What might help: the remedies of the literature as edits of a spec, and random edits as controls."""
+"""What might help: remedies of the literature as edits of a spec, and random edits as controls."""
 
 from __future__ import annotations
 

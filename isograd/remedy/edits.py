@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-
 from msgspec.structs import replace
 
 from isograd.nn.spec import Activation, Dense, Init, Layer, LayerNorm, Repeat, Residual, Spec

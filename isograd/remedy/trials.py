@@ -1,8 +1,8 @@
 """Controlled trials: which edit cures, how sure that is, and whether any edit would have done.
 
-Every arm gets the same data, the same order of batches, the same number of steps and the same seeds;
-seed s of one arm is compared with seed s of another. Two arms are controls: no change, and a random
-change.
+Every arm gets the same data, the same order of batches, the same number of steps and the same
+seeds; seed s of one arm is compared with seed s of another. Two arms are controls: no change, and
+a random change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import scipy.stats
+import scipy.special
 from joblib import Parallel, delayed
 from msgspec.structs import replace
 
@@ -80,7 +80,6 @@ class Arm:
         refused: why it cannot be run.
         over_none, over_random: effects; None for the controls.
         gone: whether every run is healthy.
-        helps: whether it is a cure: gone, and clearly better than both controls.
     """
 
     name: str
@@ -92,7 +91,17 @@ class Arm:
     over_none: Effect | None = None
     over_random: Effect | None = None
     gone: bool = False
-    helps: bool = False
+
+    @property
+    def better(self) -> bool:
+        """Whether it is clearly better than both controls."""
+        effects = (self.over_none, self.over_random)
+        return all(effect is not None and effect.clear for effect in effects)
+
+    @property
+    def helps(self) -> bool:
+        """Whether it is a cure: the findings gone, and clearly better than both controls."""
+        return self.gone and self.better
 
     def mean_sd(self, value: Callable[[Trial], float]) -> tuple[float, float]:
         """Mean and standard deviation over the seeds."""
@@ -113,6 +122,7 @@ class Prescription:
             with the lowest training loss; None if none of them helps.
         reason: that in a sentence.
         steps: training steps of each run.
+        interrupted: by Ctrl-C; arms that lack runs are then not judged.
     """
 
     none: Arm
@@ -121,6 +131,7 @@ class Prescription:
     recommended: Arm | None
     reason: str
     steps: int
+    interrupted: bool = False
 
 
 def prescribe(
@@ -165,13 +176,17 @@ def prescribe(
     runs = Parallel(n_jobs=jobs, return_as="generator_unordered")(
         delayed(_run)(i, s, split, steps) for i, s in jobs_to_do
     )
-    for done, (i, result) in enumerate(runs, start=1):
-        if isinstance(result, str):
-            refused[i] = result
-        else:
-            results[i].append(result)
-        if progress is not None:
-            progress(arms[i][0], done, len(jobs_to_do))
+    interrupted = False
+    try:
+        for done, (i, result) in enumerate(runs, start=1):
+            if isinstance(result, str):
+                refused[i] = result
+            else:
+                results[i].append(result)
+            if progress is not None:
+                progress(arms[i][0], done, len(jobs_to_do))
+    except KeyboardInterrupt:
+        interrupted = True
     trials = [tuple(sorted(r, key=lambda t: t.seed)) for r in results]
     none = Arm("no change", "the control", 0, spec, trials[0])
     random = Arm("a random change", "the control", 1, arms[1][1][0], trials[1])
@@ -183,7 +198,11 @@ def prescribe(
         for c, t, r in zip(cures, trials[2:], refused[2:], strict=True)
     )
     recommended, reason = recommend(judged)
-    return Prescription(none, random, judged, recommended, reason, len(baseline.telemetry.records))
+    if interrupted:
+        recommended, reason = None, "the trials were interrupted"
+    return Prescription(
+        none, random, judged, recommended, reason, len(baseline.telemetry.records), interrupted
+    )
 
 
 def _run(arm: int, spec: Spec, split: Split, steps: int | None) -> tuple[int, Trial | str]:
@@ -213,7 +232,7 @@ def judge(arm: Arm, none: Arm, random: Arm, ceiling: float, *, comparisons: int)
     A run's loss counts at most `ceiling`, that of a constant output, which can be had for nothing:
     so a control that blew up makes no cure look better than it is.
     """
-    if arm.refused or not arm.trials:
+    if arm.refused or not len(arm.trials) == len(none.trials) == len(random.trials) > 1:
         return arm
 
     def costs(a: Arm) -> list[float]:
@@ -225,7 +244,6 @@ def judge(arm: Arm, none: Arm, random: Arm, ceiling: float, *, comparisons: int)
         return paired_effect(gains, LEVEL / comparisons)
 
     over_none, over_random = over(none), over(random)
-    gone = all(t.verdict == "healthy" for t in arm.trials)
     return Arm(
         arm.name,
         arm.why,
@@ -234,8 +252,7 @@ def judge(arm: Arm, none: Arm, random: Arm, ceiling: float, *, comparisons: int)
         arm.trials,
         over_none=over_none,
         over_random=over_random,
-        gone=gone,
-        helps=gone and over_none.clear and over_random.clear,
+        gone=all(t.verdict == "healthy" for t in arm.trials),
     )
 
 
@@ -248,7 +265,7 @@ def paired_effect(gains: Sequence[float], level: float) -> Effect:
     """
     mean = statistics.fmean(gains)
     error = statistics.stdev(gains) / math.sqrt(len(gains))
-    reach = float(scipy.stats.t.ppf(1.0 - level / 2.0, len(gains) - 1)) * error
+    reach = float(scipy.special.stdtrit(len(gains) - 1, 1.0 - level / 2.0)) * error
     return Effect(mean, mean - reach, mean + reach)
 
 

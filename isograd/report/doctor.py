@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from isograd.diagnosis import Diagnosis, examine
 from isograd.nn.spec import Spec
 from isograd.nn.toml import diff, dumps, patch
 from isograd.remedy import Arm, Prescription, candidates, prescribe
-from isograd.training.data import Split, load
-from isograd.training.loop import Outcome, Progress, fit
+from isograd.training.data import Split
+from isograd.training.loop import Outcome, Progress, fit, load_split
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,7 @@ def doctor(
     start = time.perf_counter()
     text = dumps(spec) if text is None else text
     if split is None:
-        split = load(
-            spec.data, loss_kind=spec.network.loss, seed=spec.seed, dtype=spec.dtype, base=base
-        )
+        split = load_split(spec, base)
     outcome = fit(spec, split, progress=on_train)
     diagnosis = examine(outcome, split)
     if on_diagnosis is not None:

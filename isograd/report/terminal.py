@@ -169,7 +169,7 @@ def show_trials(console: Console, report: Report) -> None:
     for column, width in (
         ("lines", 5),
         ("train loss", 11),
-        ("test %", 9),
+        (f"test {'R²' if report.outcome.metric == 'R²' else 'acc.'} %", 9),
         ("healthy", 7),
         ("gain", 11),
     ):
@@ -182,12 +182,30 @@ def show_trials(console: Console, report: Report) -> None:
         "✔ cures: healthy with every seed, and a gain above 0 over both controls",
         style="dim",
     )
+    console.print("\nTheir patches:", style="dim")
+    for arm in p.cures:
+        console.print(_patch_lines(report, arm))
     best = p.recommended
     if best is None:
         console.print(f"\nRecommended: nothing; {p.reason}.")
         return
     console.print(f"\n[bold]Recommended: {best.name}[/bold], {p.reason}. {best.why}.\n")
     console.print(Syntax(report.patch.rstrip("\n"), "diff", background_color="default"))
+
+
+def _patch_lines(report: Report, arm: Arm) -> RenderableType:
+    """An edit's name, and the lines that it removes and adds."""
+    lines = report.patch_of(arm).splitlines()[2:]
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=26)
+    table.add_column(overflow="fold")
+    body = Text("\n").join(
+        Text(line[0] + " " + line[1:].strip(), style="green" if line[0] == "+" else "red")
+        for line in lines
+        if line[0] in "+-" and line[1:].strip()
+    )
+    table.add_row(Text(arm.name, style="dim"), body)
+    return table
 
 
 def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
@@ -219,16 +237,10 @@ def _mean_sd(pair: tuple[float, float], form: str) -> str:
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
-    """How a training run ended, in a line."""
-    regression = "R²" if outcome.model.network.loss.__class__.__name__ == "HalfSquaredError" else ""
-    name = regression or "accuracy"
-
-    def score(x: float) -> str:
-        return f"{x:.3f}" if regression else f"{x:.1%}"
-
+    """How a training run ended, in two lines."""
     console.print(
-        f"{outcome.stopped} after {len(outcome.telemetry.records)} steps in "
-        f"{outcome.seconds:.1f} s: training loss {outcome.train.loss:.4f}, {name} "
-        f"{score(outcome.train.accuracy)}; test loss {outcome.test.loss:.4f}, {name} "
-        f"{score(outcome.test.accuracy)}"
+        f"{outcome.stopped} after {len(outcome.telemetry.records)} steps in {outcome.seconds:.1f} s"
     )
+    for part, score in (("training", outcome.train), ("test", outcome.test)):
+        share = f"{score.accuracy:.3f}" if outcome.metric == "R²" else f"{score.accuracy:.1%}"
+        console.print(f"{part:<9}loss {score.loss:.4f}, {outcome.metric} {share}")

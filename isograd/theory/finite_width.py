@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from isograd.errors import TheoryError
 
@@ -48,6 +48,8 @@ def log_ratio(fan_in: int, fan_out: int, kind: Kind) -> tuple[float, float]:
         )
     if kind != "relu":
         raise TheoryError('kind must be "linear" or "relu"', came=repr(kind))
+    from scipy import stats  # slow to import, and few need it
+
     # 40 standard deviations hold all of the binomial that a float64 sum can see.
     reach = 20 * math.sqrt(fan_out) + 2
     active = np.arange(

@@ -1,4 +1,4 @@
-"""The training loop: batches through compiled steps, a record per step, a clean end in every case."""
+"""The training loop: batches through compiled steps, a record per step, a clean end always."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from isograd.nn.spec import Spec
 from isograd.optim.rules import optimiser
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
-from isograd.training.data import Split, batches
+from isograd.training.data import Split, Task, batches, load
 from isograd.training.step import Layout, Step, compile_step, parameters
 
 Stopped = Literal["finished", "diverged", "interrupted"]
@@ -36,7 +37,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Loss (regularisation not counted) and accuracy, or R² in regression, on one part."""
+    """How well a part of the data is fitted.
+
+    Attributes:
+        loss: without the regularisation.
+        accuracy: share of right answers; in regression R², the share of variance explained.
+    """
 
     loss: float
     accuracy: float
@@ -53,6 +59,7 @@ class Outcome:
         train, test: scores at the end.
         stopped: how it ended.
         seconds: wall time of the loop.
+        task: of the data: "classes", "binary" or "regression".
     """
 
     spec: Spec
@@ -63,6 +70,17 @@ class Outcome:
     test: Score
     stopped: Stopped
     seconds: float
+    task: Task
+
+    @property
+    def metric(self) -> str:
+        """What the scores' accuracy is called."""
+        return "R²" if self.task == "regression" else "accuracy"
+
+
+def load_split(spec: Spec, base: Path | None = None) -> Split:
+    """The data of a spec; relative paths start from `base`."""
+    return load(spec.data, loss_kind=spec.network.loss, seed=spec.seed, dtype=spec.dtype, base=base)
 
 
 def model_for(spec: Spec, split: Split) -> Model:
@@ -77,7 +95,7 @@ def model_for(spec: Spec, split: Split) -> Model:
 
 def fit(
     spec: Spec,
-    split: Split,
+    split: Split | None = None,
     *,
     steps: int | None = None,
     sink: Callable[[Record], None] | None = None,
@@ -90,7 +108,7 @@ def fit(
 
     Args:
         spec: what to train, and how.
-        split: the data.
+        split: the data; None loads those of the spec, relative paths from the current folder.
         steps: at most this many steps; None is the spec's epochs.
         sink: given each record as soon as it is there.
         progress: told after each step.
@@ -103,6 +121,7 @@ def fit(
         SpecError: if network and data do not fit, or the batch is larger than the data.
         TheoryError: if the initialiser has no answer for the activation.
     """
+    split = load_split(spec) if split is None else split
     dtype = np.dtype(spec.dtype)
     model = model_for(spec, split)
     for_parameters, for_order = (
@@ -143,6 +162,7 @@ def fit(
         test=evaluate(model, params, split.X_test, split.y_test, split.task),
         stopped=stopped,
         seconds=seconds,
+        task=split.task,
     )
 
 
@@ -238,7 +258,7 @@ def predict(model: Model, params: Mapping[str, NDArray[Any]], x: NDArray[Any]) -
 
 
 def evaluate(
-    model: Model, params: Mapping[str, NDArray[Any]], x: NDArray[Any], y: NDArray[Any], task: str
+    model: Model, params: Mapping[str, NDArray[Any]], x: NDArray[Any], y: NDArray[Any], task: Task
 ) -> Score:
     """Loss and accuracy on a part of the data; both NaN where the output is not finite.
 

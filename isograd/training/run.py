@@ -119,6 +119,7 @@ def train(
         "stopped": outcome.stopped,
         "steps": len(outcome.telemetry.records),
         "seconds": outcome.seconds,
+        "metric": outcome.metric,
         "train": asdict(outcome.train),
         "test": asdict(outcome.test),
     }

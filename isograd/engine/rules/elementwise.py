@@ -129,6 +129,12 @@ _elementwise(
 
 # --- elementary functions
 
+
+def _same_dtype(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """SciPy has no loops for float16."""
+    return lambda x: f(x).astype(x.dtype, copy=False)
+
+
 _elementwise(Op.EXP, np.exp, lambda t, out, x: t * out, domain="x < ln(max)")
 # out + 1 would lose e^x where x is far below 0.
 _elementwise(Op.EXPM1, np.expm1, lambda t, out, x: t * exp(x), domain="x < ln(max)")
@@ -146,13 +152,13 @@ _elementwise(
 # out · (1 − out) has the same flaw for large x.
 _elementwise(
     Op.LOGISTIC,
-    scipy.special.expit,
+    _same_dtype(scipy.special.expit),
     lambda t, out, x: t * (out * logistic(-x)),
     domain="all",
 )
 _elementwise(
     Op.ERF,
-    scipy.special.erf,
+    _same_dtype(scipy.special.erf),
     lambda t, out, x: t * (2.0 / math.sqrt(math.pi) * exp(-(x * x))),
     domain="all; the derivative to a relative error of x² unit roundoffs",
 )
