@@ -122,6 +122,16 @@ class Case:
         end, error = self.closing_loss
         return self.stopped != "diverged" and end < self.constant - 2.0 * error
 
+    @cached_property
+    def falling(self) -> bool:
+        """Whether the loss still falls at the end at half its average pace or more."""
+        losses = self.telemetry.losses()
+        if len(losses) < 8:
+            return False
+        quarters = [float(np.mean(q)) for q in np.array_split(losses, 4)]
+        # Three steps lead from the first quarter to the last; a steady fall makes them equal.
+        return 6.0 * (quarters[2] - quarters[3]) > quarters[0] - quarters[3] > 0.0
+
     @property
     def enough(self) -> bool:
         """Whether there is enough to judge: a pass over the data, and three measured steps."""

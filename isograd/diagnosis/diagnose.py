@@ -34,8 +34,9 @@ def diagnose(case: Case) -> Diagnosis:
         case: the run, whether it has just ended or was read from its folder.
 
     Returns:
-        *sick* if a finding is fatal or serious; *healthy* if none is, and the network learned;
-        *unknown* if less than one epoch or three measured steps are there to judge by.
+        *sick* if a finding is fatal or serious; *unknown* if less than one epoch or three measured
+        steps are there to judge by, or the run ended while the loss was still falling and less
+        than half was learned; *healthy* else.
     """
     findings: list[Finding] = []
     if case.enough:
@@ -63,4 +64,9 @@ def _verdict(case: Case, findings: list[Finding]) -> tuple[Verdict, str]:
     grave = [f.name for f in findings if f.severity != "minor"]
     if grave:
         return "sick", ", ".join(grave)
+    if case.falling and case.learned < 0.5:
+        return "unknown", (
+            f"nothing was found, but it learned only {case.learned:.0%} of what a constant output "
+            "leaves, and the loss is still falling: train longer"
+        )
     return "healthy", f"it learned {case.learned:.0%} of what a constant output leaves"

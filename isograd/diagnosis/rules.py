@@ -343,7 +343,7 @@ def saturated_units(case: Case) -> Finding | None:
         return None
     return Finding(
         name="saturated units",
-        severity=_severity(case, starved=True),
+        severity=_severity(case, starved=False),
         layers=tuple(cut),
         step=case.clean[len(case.clean) // 2].step,
         evidence={"saturated_share": worst[1], "units": worst[2]},
@@ -432,15 +432,11 @@ def learning_rate_too_low(case: Case) -> Finding | None:
     """The loss is still falling steadily, and steps see no curvature at all."""
     promises = _promises(case)
     recent = [rho for _, rho in promises[len(promises) // 2 :]]
-    losses = case.telemetry.losses()
-    if len(recent) < 3 or len(losses) < 8 or not case.learns or case.learned > 0.5:
+    if len(recent) < 3 or not case.learns or case.learned > 0.5:
         return None
-    quarters = [float(np.mean(q)) for q in np.array_split(losses, 4)]
-    fall = quarters[0] - quarters[-1]
-    steady = fall > 0 and (quarters[2] - quarters[3]) > fall / 6.0  # a third of it is steady
     curvature = 1.0 - float(np.median(recent))
     room = 0.5 / curvature if curvature > 0 else math.inf
-    if not steady or room < 10.0:
+    if not case.falling or room < 10.0:
         return None
     return Finding(
         name="learning rate too low",

@@ -1,0 +1,133 @@
+"""How often the diagnosis is wrong: verdicts on networks whose health is known otherwise.
+
+Trains networks of many kinds on scikit-learn's data sets, and compares the verdict with what the
+training accuracy says: a network *trains* if it fits at least 90 % of the training rows (R² ≥ 0.4 in
+the regression, where rows carry noise), and *does not* if it is nearer to guessing than to that.
+What lies between is counted apart. The accuracy is no input of any rule.
+
+    python experiments/false_alarms.py            # the table, about five minutes on 2 cores
+    python experiments/false_alarms.py --json     # every network with its verdict and findings
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+
+from joblib import Parallel, delayed
+
+from isograd.diagnosis import examine
+from isograd.nn import (
+    SGD,
+    Activation,
+    Adam,
+    BinaryCrossEntropy,
+    Critical,
+    Data,
+    Dense,
+    HalfSquaredError,
+    He,
+    LayerNorm,
+    LeCun,
+    Network,
+    Normal,
+    Orthogonal,
+    Repeat,
+    Residual,
+    SoftmaxCrossEntropy,
+    Spec,
+    Training,
+    Xavier,
+)
+from isograd.training.loop import fit, load_split
+
+# data set: outputs, loss, epochs, accuracy of guessing, accuracy of a network that trains
+TASKS = {
+    "digits": (10, SoftmaxCrossEntropy(), 12, 0.10, 0.90),
+    "iris": (3, SoftmaxCrossEntropy(), 60, 0.33, 0.90),
+    "wine": (3, SoftmaxCrossEntropy(), 60, 0.40, 0.90),
+    "breast_cancer": (1, BinaryCrossEntropy(), 30, 0.63, 0.90),
+    "diabetes": (1, HalfSquaredError(), 40, 0.00, 0.40),
+}
+DEPTHS = (2, 4, 8, 16, 30)
+KINDS = {
+    "relu, he": ("relu", He(), ""),
+    "tanh, xavier": ("tanh", Xavier(), ""),
+    "scaled_sigmoid, orthogonal": ("scaled_sigmoid", Orthogonal(), ""),
+    "gelu, critical": ("gelu", Critical(), ""),
+    "selu, lecun": ("selu", LeCun(), ""),
+    "relu, he, layer_norm": ("relu", He(), "norm"),
+    "tanh, xavier, residual": ("tanh", Xavier(), "residual"),
+    "logistic, xavier": ("logistic", Xavier(), ""),
+    "relu, normal(0.01)": ("relu", Normal(0.01), ""),
+    "tanh, normal(1)": ("tanh", Normal(1.0), ""),
+}
+OPTIMISERS = {"sgd": SGD(0.05), "adam": Adam(0.001)}
+WIDTH = 32
+
+
+def network(task: str, depth: int, kind: str) -> Network:
+    """`depth` dense layers of one kind."""
+    outputs, loss, *_ = TASKS[task]
+    activation, init, extra = KINDS[kind]
+    norm = (LayerNorm(),) if extra == "norm" else ()
+    block = (Dense(WIDTH), *norm, Activation(activation))
+    inner = (Residual(block),) if extra == "residual" else block
+    hidden = (Repeat(depth - 2, inner),) if depth > 2 else ()
+    return Network((*block, *hidden, Dense(outputs)), loss, init)
+
+
+def run(task: str, depth: int, kind: str, optimiser: str) -> dict[str, object]:
+    """Train and diagnose one network."""
+    _, _, epochs, guess, good = TASKS[task]
+    spec = Spec(
+        Data(task),
+        network(task, depth, kind),
+        OPTIMISERS[optimiser],
+        Training(epochs=epochs, batch_size=32),
+    )
+    split = load_split(spec)
+    outcome = fit(spec, split)
+    diagnosis = examine(outcome, split)
+    accuracy = outcome.train.accuracy
+    if accuracy >= good:
+        truth = "trains"
+    else:
+        truth = "between" if accuracy > (guess + good) / 2.0 else "does not"
+    return {
+        "task": task,
+        "depth": depth,
+        "kind": kind,
+        "optimiser": optimiser,
+        "accuracy": accuracy if accuracy == accuracy else None,
+        "truth": truth,
+        "verdict": diagnosis.verdict,
+        "findings": sorted(diagnosis.names),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    grid = [(t, d, k, o) for t in TASKS for d in DEPTHS for k in KINDS for o in OPTIMISERS]
+    results = []
+    for result in Parallel(n_jobs=-1, return_as="generator")(delayed(run)(*g) for g in grid):
+        results.append(result)
+        print(f"\r{len(results)}/{len(grid)}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps(results, indent=1))
+        return
+    counts = Counter((r["truth"], r["verdict"]) for r in results)
+    print(f"{'':<10}{'healthy':>9}{'unknown':>9}{'sick':>9}")
+    for truth in ("trains", "between", "does not"):
+        row = [counts[truth, verdict] for verdict in ("healthy", "unknown", "sick")]
+        print(f"{truth:<10}" + "".join(f"{n:>9}" for n in row))
+    trains = sum(n for (truth, _), n in counts.items() if truth == "trains")
+    fails = sum(n for (truth, _), n in counts.items() if truth == "does not")
+    print(f"\nfalse alarms: {counts['trains', 'sick']} of {trains} networks that train")
+    print(f"missed: {counts['does not', 'healthy']} of {fails} networks that do not")
+
+
+if __name__ == "__main__":
+    main()
