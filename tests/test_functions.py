@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from typing import Any
 
@@ -263,7 +264,7 @@ def test_tracers_have_the_methods_of_arrays(rng: np.random.Generator) -> None:
 
     def values(x: Any) -> Any:
         a, b = x[0, 0], x[0, 1]
-        assert (a.item(), float(b), bool(a), int(a)) == (2.5, -1.0, True, 2)
+        assert (a.item(), b.item(), bool(a), int(a)) == (2.5, -1.0, True, 2)
         assert a
         assert not a < b
         assert "f64[]" in repr(a)
@@ -287,6 +288,53 @@ def test_axes_are_named_as_in_numpy(axis: Any, rng: np.random.Generator) -> None
             got, want = f(x, axis, keepdims), g(x, axis=numpy_axis, keepdims=keepdims)
             assert np.shape(got) == np.shape(want)
             np.testing.assert_allclose(got, want, rtol=1e-13)
+
+
+def test_what_would_lose_a_derivative_in_silence_is_refused() -> None:
+    """NumPy's assignment and the functions of math both ask for a float."""
+
+    def fill(x: Any) -> Any:
+        out = np.zeros(2)
+        out[0] = x
+        return F.sum(out)
+
+    for f in (fill, math.exp, lambda x: x * float(x), lambda x: F.sum(np.full(2, x))):
+        for call in (
+            lambda f=f: grad(f)(1.0),
+            lambda f=f: jvp(f, (1.0,), (1.0,)),
+            lambda f=f: isograd.trace(f, ArraySpec(())),
+        ):
+            with pytest.raises(ValueError) as caught:  # noqa: PT011  NumPy wraps the cause
+                call()
+            error = caught.value if isinstance(caught.value, GraphError) else caught.value.__cause__
+            assert isinstance(error, GraphError)
+            assert "isograd.functions" in error.fix
+    assert grad(lambda x: x * x.item())(3.0) == 3.0
+
+    def change(x: Any) -> Any:
+        x[0] = 1.0
+        return x
+
+    with pytest.raises(GraphError, match="in place") as caught:
+        vjp(change, np.ones(2))
+    assert "where" in caught.value.fix
+
+
+def test_adding_in_place_leaves_the_argument_alone() -> None:
+    def f(x: Any) -> Any:
+        x += 1.0
+        return F.sum(x * x)
+
+    x = np.ones(2)
+    assert grad(f)(x).tolist() == [4, 4]
+    assert x.tolist() == [1, 1]
+
+
+def test_what_is_not_finite_can_be_asked_for() -> None:
+    x = np.array([1.0, np.nan, np.inf, -np.inf])
+    for f in (np.isnan, np.isfinite):
+        check_as_numpy(f, x, derivatives=False)
+    assert grad(lambda x: F.sum(F.where(np.isfinite(x), x, 0.0)))(x).tolist() == [1, 0, 0, 0]
 
 
 def test_axes_that_do_not_exist_are_refused() -> None:
