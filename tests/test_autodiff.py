@@ -463,6 +463,8 @@ def test_depth_is_no_limit() -> None:
     assert same_bits(got, isograd.value_and_grad(_deep)(0.5))
     assert same_bits(evaluate(graph, np.float64(0.5)), got)
     assert grad(lambda x: evaluate(trace(_deep, ArraySpec(())), x))(0.5) == got[1]
+    tangent = forward_derivative(_deep)
+    assert same_bits(run_static(tangent, np.float64(0.5)), tangent(0.5))
     del graph, done, p  # nothing is nested, so nothing is freed by recursion
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,16 @@ import pytest
 import isograd
 
 F = isograd.functions
+
+
+# --- the examples of the docstrings
+
+
+@pytest.mark.parametrize("name", ["engine.trace", "engine.autodiff", "backends.numpy"])
+def test_examples_in_docstrings_run(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"isograd.{name}"))
+    assert result.attempted
+    assert not result.failed
 
 
 # --- one neuron

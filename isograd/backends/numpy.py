@@ -62,8 +62,9 @@ class Executable:
             observe: called at each probe.
 
         Returns:
-            The result, nested as the traced function's. Arrays may be views of the arguments, or
-            constants of the graph, which are read-only.
+            The result, nested as the traced function's. Its arrays may share
+            memory with each other, with the arguments and with the (read-only) constants of the
+            graph: do not change them in place.
 
         Raises:
             ShapeError: if an argument is not what was traced for.

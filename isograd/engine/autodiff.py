@@ -109,7 +109,8 @@ def value_and_grad(
 
     Returns:
         A function with the arguments of f. It returns the value (with `has_aux` the pair) and the
-        gradient, nested as the argument (a tuple of them if `argnums` is one).
+        gradient, nested as the argument (a tuple of them if `argnums` is one). Its arrays may share
+        memory, as those of x + y do: do not change them in place.
 
     Raises:
         ShapeError: if the value is no scalar of floating point.
