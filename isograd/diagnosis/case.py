@@ -79,16 +79,21 @@ class Case:
         return self.telemetry.window(half[0].step, half[-1].step) if half else {}
 
     def since(self, holds: Callable[[Profile], bool]) -> int | None:
-        """The first measured step from which on a condition holds, if it holds in the end.
+        """The first measured step at which a condition holds, if it lasts.
 
-        In the end: at more than half of the last half of the measured steps. From which on: at
-        the step itself, and at more than half of those after it.
+        It lasts if it holds at more than half of the first half, or of the last half, of the
+        measured steps: a network may be sick from the start, and hide it once it has stopped
+        moving, or fall sick on the way. A condition of the last half is dated to the first step
+        from which on it holds more often than not.
         """
         flags = np.array([holds(p) for p in self.profiles], bool)
-        if not len(flags) or flags[len(flags) // 2 :].mean() <= 0.5:
-            return None
-        after = np.cumsum(flags[::-1])[::-1] / np.arange(len(flags), 0, -1)
-        return self.profiles[int(np.flatnonzero(flags & (after > 0.5))[0])].step
+        half = len(flags) // 2
+        if len(flags) and flags[half:].mean() > 0.5:
+            after = np.cumsum(flags[::-1])[::-1] / np.arange(len(flags), 0, -1)
+            return self.profiles[int(np.flatnonzero(flags & (after > 0.5))[0])].step
+        if half and flags[:half].mean() > 0.5:
+            return self.profiles[int(np.flatnonzero(flags)[0])].step
+        return None
 
     @cached_property
     def learned(self) -> float:
