@@ -9,7 +9,7 @@ from isograd.diagnosis.findings import Expectation, Severity
 
 
 def severity(case: Case, starved: bool) -> Severity:
-    """*fatal* if nothing is learned, *serious* if a part of the network stands still, else *minor*."""
+    """*fatal* if nothing is learned, *serious* if a part stands still, *minor* else."""
     if not case.learns:
         return "fatal"
     return "serious" if starved else "minor"

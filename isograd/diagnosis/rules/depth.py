@@ -95,8 +95,8 @@ def _budget_text(case: Case, gain: float) -> str:
     mean = case.budget.mean() if case.budget else None
     if mean is None:
         return (
-            f"{_signed(gain)} decades per layer; the error signal is exactly 0 below the top, so it "
-            "cannot be split into parts."
+            f"{_signed(gain)} decades per layer; the error signal is exactly 0 below the top, so "
+            "it cannot be split into parts."
         )
     shares = [
         ("φ′" + _slope_bound(case), mean.activation, Part.ACTIVATION),
