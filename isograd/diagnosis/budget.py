@@ -46,7 +46,7 @@ class Budget:
 
     Attributes:
         step: when it was measured.
-        layers: those whose error signal is neither zero nor non-finite on both sides.
+        layers: those at all of whose places the cotangent is finite and not zero.
     """
 
     step: int
@@ -85,7 +85,7 @@ def gain_budget(model: Model, summaries: Mapping[Site, Summary], step: int) -> B
     """
     # A skip connection from the input itself has no cotangent: nothing is learned below it.
     seen = (summaries.get(Site.parse(p.cotangent), EMPTY) for p in model.places)
-    norms = [_log10(summary.norm) for summary in seen]
+    norms = [_log10_norm(summary) for summary in seen]
     parts: dict[int, dict[str, float]] = {}
     layer = model.depth
     for k in range(len(model.places) - 1, 0, -1):
@@ -101,5 +101,7 @@ def gain_budget(model: Model, summaries: Mapping[Site, Summary], step: int) -> B
     return Budget(step, tuple(g for g in gains if math.isfinite(g.total)))
 
 
-def _log10(norm: float) -> float:
+def _log10_norm(summary: Summary) -> float:
+    """NaN for zero, and where a value is not finite: a norm leaves those out."""
+    norm = 0.0 if summary.nonfinite else summary.norm
     return math.log10(norm) if 0.0 < norm < math.inf else math.nan

@@ -39,8 +39,10 @@ class Finding:
 
     @property
     def first_layer(self) -> int | None:
-        """Where it begins in the direction in which it spreads; see the rule."""
-        return self.layers[0] if self.layers else None
+        """Where it begins: a gradient's finding at the top of its layers, all others below."""
+        if not self.layers:
+            return None
+        return self.layers[-1] if self.name.endswith("gradient") else self.layers[0]
 
 
 @dataclass(frozen=True, slots=True)
