@@ -1,6 +1,7 @@
 """Rewrites of a graph, each named and flagged.
 
-An *exact* pass gives the same bits for every input, NaN, infinities and signed zeros included. A
+An *exact* pass gives the same bits for every input, NaN, infinities and signed zeros included (an
+input with gaps in its memory can lose the last bit of a matrix product to the order of memory). A
 pass that *changes values* may not: it is never in the default list, and the report of `optimise`
 names it. (Compilers that take log(exp(x)) for x hide the overflow a user is looking for.)
 """

@@ -52,7 +52,7 @@ def _in_order(x: NDArray[Any]) -> NDArray[Any]:
     flags = x.flags
     if flags.c_contiguous or flags.f_contiguous or np.swapaxes(x, -1, -2).flags.c_contiguous:
         return x
-    return np.asarray(x, order="C")
+    return x.copy("K")
 
 
 def _eval(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
