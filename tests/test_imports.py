@@ -32,6 +32,7 @@ ENGINE = (
     "graph",
     "dispatch",
     "functions",
+    "array",
     "rules",
     "eager",
     "trace",

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from isograd.engine.array import Array
 from isograd.engine.dispatch import Handler, apply, spec_of
 from isograd.engine.eager import Recording, record
-from isograd.engine.functions import Array, asarray, astype, reshape, stack, zeros_like
+from isograd.engine.functions import asarray, astype, reshape, stack, zeros_like
 from isograd.engine.graph import ArraySpec, Var
 from isograd.engine.ops import RULES, Op, Value
 from isograd.engine.tree import LEAF, flatten, map_leaves, unflatten

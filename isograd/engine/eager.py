@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from isograd.engine.array import Array
 from isograd.engine.dispatch import Handler, apply, spec_of
-from isograd.engine.functions import Array, asarray
+from isograd.engine.functions import asarray
 from isograd.engine.graph import ArraySpec, Eqn, Graph, Var
 from isograd.engine.ops import Op, Value
 from isograd.engine.tree import flatten, unflatten

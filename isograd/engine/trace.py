@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isograd.engine.array import Array
 from isograd.engine.dispatch import Handler, Tracer, apply, spec_of
 from isograd.engine.eager import check_result
-from isograd.engine.functions import Array, asarray
+from isograd.engine.functions import asarray
 from isograd.engine.graph import ArraySpec, Eqn, Graph, Var
 from isograd.engine.ops import RULES, Op, Value
 from isograd.engine.tree import flatten, unflatten
