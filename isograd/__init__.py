@@ -4,6 +4,7 @@ from isograd import nn
 from isograd._version import __version__
 from isograd.engine import (
     ArraySpec,
+    evaluate,
     functions,
     grad,
     hvp,
@@ -25,6 +26,7 @@ __all__ = [
     "IsogradError",
     "__version__",
     "doctor",
+    "evaluate",
     "fit",
     "from_arrays",
     "functions",

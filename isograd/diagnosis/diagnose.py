@@ -35,8 +35,8 @@ def diagnose(case: Case) -> Diagnosis:
 
     Returns:
         *sick* if a finding is fatal or serious; *unknown* if less than one epoch or three measured
-        steps are there to judge by, or the run ended while the loss was still falling and less
-        than half was learned; *healthy* else.
+        steps are there to judge by, or nothing was found and yet less than half of what a constant
+        output leaves was learned; *healthy* else.
     """
     findings: list[Finding] = []
     if case.enough:
@@ -64,9 +64,14 @@ def _verdict(case: Case, findings: list[Finding]) -> tuple[Verdict, str]:
     grave = [f.name for f in findings if f.severity != "minor"]
     if grave:
         return "sick", ", ".join(grave)
-    if case.falling and case.learned < 0.5:
-        return "unknown", (
-            f"nothing was found, but it learned only {case.learned:.0%} of what a constant output "
-            "leaves, and the loss is still falling: train longer"
+    if case.learned < 0.5:
+        why = (
+            "the loss is still falling: train longer"
+            if case.falling
+            else (
+                "the loss no longer falls: the data may hold no more, or something that no rule sees"
+            )
         )
+        share = f"{case.learned:.0%} of what a constant output leaves"
+        return "unknown", f"nothing was found, but it learned only {share}, and {why}"
     return "healthy", f"it learned {case.learned:.0%} of what a constant output leaves"

@@ -79,7 +79,7 @@ class Arm:
         trials: one per seed; empty if the edit cannot be run, see `refused`.
         refused: why it cannot be run.
         over_none, over_random: effects; None for the controls.
-        gone: whether every run is healthy.
+        gone: whether no run has a finding that is not minor.
     """
 
     name: str
@@ -252,7 +252,7 @@ def judge(arm: Arm, none: Arm, random: Arm, ceiling: float, *, comparisons: int)
         arm.trials,
         over_none=over_none,
         over_random=over_random,
-        gone=all(t.verdict == "healthy" for t in arm.trials),
+        gone=not any(t.findings for t in arm.trials),
     )
 
 
@@ -291,5 +291,5 @@ def _why_none(arms: Sequence[Arm]) -> str:
     if any(
         a.over_none and a.over_none.clear and a.over_random and a.over_random.clear for a in arms
     ):
-        return "none of these helps enough: some lower the loss, but none leaves a healthy network"
+        return "none of these helps enough: some lower the loss, but none leaves no finding"
     return "none of these helps"
