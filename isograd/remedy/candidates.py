@@ -61,13 +61,12 @@ def candidates(spec: Spec, diagnosis: Diagnosis, n_in: int) -> tuple[Candidate, 
         diagnosis: of its run.
         n_in: features of the data.
     """
-    found: dict[str, Candidate] = {}
+    found: dict[Spec, Candidate] = {}
     names = frozenset(f.name for f in diagnosis.findings)
     for name, why, edited in _edits(spec, names, n_in):
         if edited is None or edited == spec:
             continue
-        key = repr(replace(edited))
-        found.setdefault(key, Candidate(name, why, edited, size(spec, edited)))
+        found.setdefault(edited, Candidate(name, why, edited, size(spec, edited)))
     return tuple(sorted(found.values(), key=lambda c: c.size))
 
 
@@ -83,7 +82,16 @@ _DEPTH = frozenset(
         "non-finite value",
     }
 )
-_TOO_LARGE = frozenset({"exploding gradient", "non-finite value", "learning rate too high"})
+# Steps that are too long also switch rectifying units off for good, and let a signal grow.
+_TOO_LARGE = frozenset(
+    {
+        "exploding gradient",
+        "exploding signal",
+        "dead units",
+        "non-finite value",
+        "learning rate too high",
+    }
+)
 
 
 def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, str, Spec | None]]:

@@ -58,10 +58,11 @@ def set_init(spec: Spec, init: Init) -> Spec:
 
 
 def add_layer_norm(spec: Spec) -> Spec:
-    """A layer normalisation before every activation."""
+    """A layer normalisation before every activation but the identity."""
 
     def change(layer: Layer) -> Layer | Layers:
-        return (LayerNorm(), layer) if isinstance(layer, Activation) else layer
+        hidden = isinstance(layer, Activation) and layer.name != "identity"
+        return (LayerNorm(), layer) if hidden else layer
 
     return with_layers(spec, map_layers(spec.network.layers, change))
 
@@ -78,12 +79,13 @@ def add_residuals(spec: Spec, n_in: int) -> Spec | None:
         if isinstance(layer, Repeat) and not any(isinstance(x, Residual) for x in layer.layers):
             fits = width == after
             inside = layer.times if fits else layer.times - 1
-            if not fits:
-                out.extend(layer.layers)
             if inside:
                 block = Residual(layer.layers)
+                out.extend(() if fits else layer.layers)
                 out.append(Repeat(inside, (block,)) if inside > 1 else block)
                 changed = True
+            else:
+                out.append(layer)
         else:
             out.append(layer)
         width = after

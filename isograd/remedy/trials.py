@@ -27,6 +27,9 @@ from isograd.training.loop import Outcome, Score, fit
 LEVEL = 0.05
 """Probability of calling any of the candidates' effects clear when none has one."""
 
+MIN_SEEDS = 3
+"""Runs per arm that an effect and its uncertainty need."""
+
 _MEASURED = 20  # measured steps in a trial, beside the first three
 
 
@@ -156,10 +159,12 @@ def prescribe(
     Raises:
         ValueError: for fewer than 3 seeds.
     """
-    if seeds < 3:
-        raise ValueError(f"an effect and its uncertainty need at least 3 seeds, not {seeds}")
+    if seeds < MIN_SEEDS:
+        raise ValueError(
+            f"an effect and its uncertainty need at least {MIN_SEEDS} seeds, not {seeds}"
+        )
     spec = baseline.spec
-    steps = len(baseline.telemetry.records) if baseline.stopped == "finished" else None
+    steps = _steps(baseline, split)
     seed_list = range(spec.seed, spec.seed + seeds)
     arms = [
         ("no change", [spec] * seeds),
@@ -181,6 +186,8 @@ def prescribe(
         for done, (i, result) in enumerate(runs, start=1):
             if isinstance(result, str):
                 refused[i] = result
+            elif result.stopped == "interrupted":  # the run has caught Ctrl-C for itself
+                raise KeyboardInterrupt
             else:
                 results[i].append(result)
             if progress is not None:
@@ -200,17 +207,20 @@ def prescribe(
     recommended, reason = recommend(judged)
     if interrupted:
         recommended, reason = None, "the trials were interrupted"
-    return Prescription(
-        none, random, judged, recommended, reason, len(baseline.telemetry.records), interrupted
-    )
+    return Prescription(none, random, judged, recommended, reason, steps, interrupted)
 
 
-def _run(arm: int, spec: Spec, split: Split, steps: int | None) -> tuple[int, Trial | str]:
+def _steps(baseline: Outcome, split: Split) -> int:
+    """Steps of the sick run, or those it was to have had."""
+    if baseline.stopped == "finished":
+        return len(baseline.telemetry.records)
+    spec, rows = baseline.spec, len(split.X_train)
+    return spec.training.epochs * (rows // spec.batch_size_for(rows))
+
+
+def _run(arm: int, spec: Spec, split: Split, steps: int) -> tuple[int, Trial | str]:
     """One trial; a refusal (no critical point for this activation) is a result."""
-    total = steps or spec.training.epochs * max(
-        1, len(split.X_train) // spec.batch_size_for(len(split.X_train))
-    )
-    sparse = replace(spec, measure=Measure(first=3, every=max(1, total // _MEASURED)))
+    sparse = replace(spec, measure=Measure(first=3, every=max(1, steps // _MEASURED)))
     try:
         outcome = fit(sparse, split, steps=steps)
     except TheoryError as error:
@@ -227,12 +237,13 @@ def _run(arm: int, spec: Spec, split: Split, steps: int | None) -> tuple[int, Tr
 
 
 def judge(arm: Arm, none: Arm, random: Arm, ceiling: float, *, comparisons: int) -> Arm:
-    """The arm with its effects, and whether it is a cure.
+    """The arm with its effects, and whether it is a cure; as it is if it lacks runs of a seed.
 
     A run's loss counts at most `ceiling`, that of a constant output, which can be had for nothing:
     so a control that blew up makes no cure look better than it is.
     """
-    if arm.refused or not len(arm.trials) == len(none.trials) == len(random.trials) > 1:
+    seeds = {tuple(t.seed for t in a.trials) for a in (arm, none, random)}
+    if arm.refused or len(seeds) > 1 or len(arm.trials) < MIN_SEEDS:
         return arm
 
     def costs(a: Arm) -> list[float]:
