@@ -1,0 +1,317 @@
+"""docs/json.md and docs/formats.md against the answers, the specs and the runs there are."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import sqlite3
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import chdir, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from documents import ROOT, Schema, by_kind, parse, read
+from msgspec.structs import replace
+
+from isograd import cli, nn
+from isograd.errors import SpecError
+from isograd.nn import spec as specs
+from isograd.telemetry import KINDS
+
+JSON, FORMATS = read("docs/json.md"), read("docs/formats.md")
+
+# --- real answers, from a network that is sick and can be cured
+
+SICK = """\
+[data]
+source = "iris"
+
+[network]
+layers = [
+  { kind = "repeat", times = 5, layers = [
+    { kind = "dense", units = 8 },
+    { kind = "activation", name = "logistic" },
+  ] },
+  { kind = "dense", units = 3 },
+]
+
+[optimiser]
+kind = "sgd"
+lr = 0.2
+
+[training]
+epochs = 15
+batch_size = 20
+"""
+
+
+def ask(*words: str) -> Any:
+    """What the command line prints, as JSON."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", ["isograd", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code in (cli.HEALTHY, cli.SICK)
+    return json.loads(printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("documents")
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> dict[str, Any]:
+    (folder / "spec.toml").write_text(SICK, encoding="utf-8")
+    doctor = sys.modules["isograd.report.doctor"]
+    tried = ("lr × 10", "activation relu, he init")
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        candidates = doctor.candidates  # all of them would take too long
+        patch.setattr(
+            doctor,
+            "candidates",
+            lambda *args: tuple(c for c in candidates(*args) if c.name in tried),
+        )
+        return {
+            "doctor": ask("doctor", "spec.toml", "--jobs", "1", "--json"),
+            "train": ask("train", "spec.toml", "--json"),
+            "show": ask("show", "runs/spec-001", "--json"),
+            "runs": ask("runs", "--json"),
+        }
+
+
+# --- docs/json.md
+
+
+@pytest.fixture(scope="module")
+def schema() -> Schema:
+    return Schema(JSON)
+
+
+def differences(schema: Schema, kind: str, answer: dict[str, Any]) -> list[str]:
+    envelope = {key: answer[key] for key in schema.objects["envelope"] if key in answer}
+    rest = {key: value for key, value in answer.items() if key not in envelope}
+    return [*schema.problems(envelope, "envelope"), *schema.problems(rest, kind)]
+
+
+def test_every_key_of_an_answer_is_documented_and_every_documented_key_is_there(
+    answers: dict[str, Any], schema: Schema, folder: Path
+) -> None:
+    for kind, answer in answers.items():
+        assert answer["kind"] == kind
+        assert not differences(schema, kind, answer)
+    result = json.loads((folder / "runs/spec-001/result.json").read_text("utf-8"))
+    assert not list(schema.problems(result, "result"))
+    assert schema.used == set(schema.objects), "objects that no answer holds"
+    doctor = answers["doctor"]
+    assert doctor["diagnosis"]["findings"], "this network should be sick"
+    assert doctor["patch"], "and cured"
+    assert (folder / doctor["cured_spec"]).is_file()
+
+
+def test_a_key_that_is_missing_unknown_or_of_another_type_is_seen(
+    answers: dict[str, Any], schema: Schema
+) -> None:
+    answer = json.loads(json.dumps(answers["train"]))
+    answer["outcome"]["steps"] = 1.5
+    answer["diagnosis"]["findings"][0]["mood"] = "good"
+    del answer["diagnosis"]["expectation"]["chi1"]
+    answer["outcome"]["train"] = None
+    assert sorted(differences(schema, "train", answer)) == [
+        "$.diagnosis.expectation.chi1 is not there",
+        "$.diagnosis.findings[0].mood is not documented",
+        "$.outcome.steps is float, and documented as integer",
+        "$.outcome.train is no object",
+    ]
+
+
+def test_exit_codes() -> None:
+    codes = {str(c) for name, c in vars(cli).items() if name.isupper() and isinstance(c, int)}
+    assert set(JSON.column("exit-codes", "code")) == codes
+
+
+# --- docs/formats.md: specs
+
+TABLES = {
+    "top-level": nn.Spec,
+    "data": nn.Data,
+    "network": nn.Network,
+    "training": nn.Training,
+    "measure": nn.Measure,
+}
+UNIONS = {
+    "layers": specs.Layer,
+    "initialisers": specs.Init,
+    "losses": specs.Loss,
+    "optimisers": specs.Optimiser,
+}
+STRUCTS = [(table, FORMATS.tables[anchor]) for anchor, table in TABLES.items()] + [
+    (struct, by_kind(FORMATS.tables[anchor]).get(kind, []))
+    for anchor, union in UNIONS.items()
+    for kind, struct in specs.kinds(union).items()
+]
+DENSE = nn.Dense(3)
+EXAMPLES: dict[Any, Any] = {
+    nn.Spec: nn.Spec(nn.Data("iris"), nn.Network((DENSE,))),
+    nn.Data: nn.Data("iris"),
+    nn.Network: nn.Network((DENSE,)),
+    nn.Dense: DENSE,
+    nn.Activation: nn.Activation("elu"),
+    nn.Residual: nn.Residual((DENSE,)),
+    nn.Repeat: nn.Repeat(2, (DENSE,)),
+}
+TYPES = {"integer": int, "number": float, "boolean": bool, "string": str}
+
+
+def spec_problems(struct: Any, rows: list[dict[str, str]]) -> Iterator[str]:
+    """Where the rows of a table differ from the fields of a struct."""
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    documented = {row["key"].strip("`"): row for row in rows}
+    for key in fields.keys() ^ documented.keys():
+        yield f"{key} is {'not documented' if key in fields else 'no key'}"
+    for key in fields.keys() & documented.keys():
+        field, row = fields[key], documented[key]
+        text = row["default"].strip("`")
+        if (text == "required") is not field.required:
+            yield f"{key} is {'required' if field.required else 'not required'}"
+        elif not field.required:
+            value = None if text == "none" else tomllib.loads(f"x = {text}")["x"]
+            if msgspec.convert(value, field.type) != field.default:
+                yield f"{key} has the default {field.default!r}, not {text}"
+        wanted = TYPES.get(row["type"])
+        simple = str if "Literal" in str(field.type) else field.type
+        if wanted and wanted not in (simple, *getattr(simple, "__args__", ())):
+            yield f"{key} is no {row['type']}"
+        example = EXAMPLES.get(struct) or struct()
+        for accepted, values in zip((True, False), edges(row["range"]), strict=True):
+            for value in values:
+                if accepts(example, key, value) is not accepted:
+                    yield f"{key} = {value!r} is {'refused' if accepted else 'accepted'}"
+
+
+def edges(text: str) -> tuple[list[Any], list[Any]]:
+    """Values just inside a range as it is written, and just outside."""
+    if found := re.fullmatch(r"([≥>]) (\d+)", text):
+        low = int(found[2])
+        return ([low], [low - 1]) if found[1] == "≥" else ([low + 1e-300], [low, math.nan])
+    if found := re.fullmatch(r"([\[(])(\d+), (\d+)([\])])", text):
+        low, high = int(found[2]), int(found[3])
+        inside, outside = [(low + high) // 2 if high > 1 else 0.5], [low - 1, high + 1]
+        (inside if found[1] == "[" else outside).append(low)
+        (inside if found[4] == "]" else outside).append(high)
+        return inside, outside
+    if text == "any":
+        return [-1e300, 0.0, 1e300], [math.inf, math.nan]
+    if text == "`true`, `false`":
+        return [True, False], [1, None]
+    names = re.findall(r'`"(\w+)"`', text)
+    return names, ["no such name"] if names else []
+
+
+def accepts(example: Any, key: str, value: Any) -> bool:
+    try:
+        replace(example, **{key: value})
+    except SpecError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("struct", "rows"), STRUCTS, ids=lambda x: getattr(x, "__name__", ""))
+def test_every_key_of_a_spec_with_type_default_and_range(struct: Any, rows: Any) -> None:
+    assert not list(spec_problems(struct, rows))
+
+
+def test_no_kind_is_documented_that_does_not_exist() -> None:
+    for anchor, union in UNIONS.items():
+        assert set(by_kind(FORMATS.tables[anchor])) == set(specs.kinds(union))
+
+
+def test_a_wrong_key_type_default_or_range_is_seen() -> None:
+    table = """
+| key | type | default | range |
+|---|---|---|---|
+| `epochs` | string | `29` | ≥ 0 |
+| `batch_size` | integer | required | ≥ 2 |
+| `clip_value` | number | none | (0, 1) |
+| `epoch` | integer | `1` | ≥ 1 |
+"""
+    found = sorted(spec_problems(nn.Training, parse(table).tables[""]))
+    assert found == [
+        "batch_size = 1 is accepted",
+        "batch_size is not required",
+        "clip_norm is not documented",
+        "clip_value = 1 is accepted",
+        "clip_value = 2 is accepted",
+        "epoch is no key",
+        "epochs = 0 is refused",
+        "epochs has the default 30, not 29",
+        "epochs is no string",
+    ]
+
+
+# --- docs/formats.md: runs
+
+
+def test_files_of_a_run(answers: dict[str, Any], folder: Path) -> None:
+    files = {path.name for path in (folder / "runs/spec-001").iterdir()}
+    assert set(FORMATS.column("the-folder-of-a-run", "file")) == files
+
+
+@pytest.fixture
+def database(answers: dict[str, Any], folder: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(folder / "runs/spec-001/telemetry.sqlite")
+    yield connection
+    connection.close()
+
+
+def test_tables_of_a_run(database: sqlite3.Connection) -> None:
+    tables = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    assert {f"table-{name}" for (name,) in tables} == {
+        anchor for anchor in FORMATS.tables if anchor.startswith("table-")
+    }
+    for (name,) in tables:
+        columns = [row[1] for row in database.execute(f"PRAGMA table_info({name})")]
+        assert FORMATS.column(f"table-{name}", "column") == columns
+    text = (ROOT / "docs/formats.md").read_text("utf-8")
+    facts = re.findall(r"`(\w+)`: ", FORMATS.tables["table-meta"][0]["meaning"])
+    assert {name for (name,) in database.execute("SELECT name FROM meta")} == set(facts)
+    for pragma, shown in (("application_id", "0x69736F67"), ("user_version", "1")):
+        assert database.execute(f"PRAGMA {pragma}").fetchone() == (int(shown, 0),)
+        assert shown in text
+
+
+def test_queries_of_the_document_run(
+    database: sqlite3.Connection, answers: dict[str, Any], folder: Path
+) -> None:
+    (sql,) = [code for language, code in FORMATS.code if language == "sql"]
+    loss, delta, non_finite, saturated = (
+        database.execute(query).fetchall() for query in sql.split(";") if query.strip()
+    )
+    show = answers["show"]
+    assert len(loss) == show["steps"]
+    norms = {int(site.partition("/")[2]): math.sqrt(square) for site, square in delta}
+    profile = show["diagnosis"]["profile"]["delta"]
+    assert [norms[i + 1] for i in range(len(norms))] == pytest.approx(profile)
+    assert not non_finite
+    assert all(0 <= share <= 1 for _, share in saturated)
+    (shell,) = [code for language, code in FORMATS.code if language == "sh"]
+    query = re.search(r'"(SELECT .*)"', shell)
+    assert query is not None
+    assert database.execute(query[1]).fetchall() == loss[:-6:-1]
+    (python,) = [code for language, code in FORMATS.code if language == "python"]
+    namespace: dict[str, Any] = {}
+    with chdir(folder):
+        exec(python, namespace)
+    assert len(namespace["telemetry"].records) == show["steps"]
+
+
+def test_sites() -> None:
+    kinds = [kind for row in FORMATS.tables["sites"] for kind in row["kinds"].split(", ")]
+    assert {kind.strip("`") for kind in kinds} == set(KINDS)
