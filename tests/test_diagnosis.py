@@ -689,7 +689,6 @@ def test_a_penalty_is_no_part_of_what_is_learned() -> None:
     assert r.diagnosis.learned == pytest.approx(1 - (mean - penalty) / math.log(3), rel=1e-9)
 
 
-@pytest.mark.xfail(reason="a full batch has no spread, so rounding counts as learning", strict=True)
 def test_a_full_batch_that_learns_nothing_is_not_healthy() -> None:
     spec = spec_of(
         chain(12, 16, "logistic", 3), Xavier(), GradientDescent(0.5), epochs=100, dtype="float32"

@@ -14,9 +14,12 @@ Layers = tuple[Layer, ...]
 
 
 def size(old: Spec, new: Spec) -> int:
-    """How large an edit is: lines removed or added in the spec's TOML, whichever are more."""
-    lines = difflib.ndiff(dumps(old).splitlines(), dumps(new).splitlines())
-    signs = [line[0] for line in lines]
+    """How large an edit is: lines removed or added in the spec's TOML, whichever are more.
+
+    Indentation does not count: a block put around lines leaves them as they are.
+    """
+    before, after = ([line.strip() for line in dumps(x).splitlines()] for x in (old, new))
+    signs = [line[0] for line in difflib.ndiff(before, after)]
     return max(signs.count("-"), signs.count("+"))
 
 
