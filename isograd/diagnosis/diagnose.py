@@ -65,13 +65,9 @@ def _verdict(case: Case, findings: list[Finding]) -> tuple[Verdict, str]:
     if grave:
         return "sick", ", ".join(grave)
     if case.learned < 0.5:
-        why = (
-            "the loss is still falling: train longer"
-            if case.falling
-            else (
-                "the loss no longer falls: the data may hold no more, or something that no rule sees"
-            )
-        )
+        why = "the loss no longer falls: the data may hold no more, or no rule sees the cause"
+        if case.falling:
+            why = "the loss is still falling: train longer"
         share = f"{case.learned:.0%} of what a constant output leaves"
         return "unknown", f"nothing was found, but it learned only {share}, and {why}"
     return "healthy", f"it learned {case.learned:.0%} of what a constant output leaves"
