@@ -5,21 +5,20 @@ Exit codes: 0 healthy or cured, or done; 1 sick, and not cured; 2 unusable input
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from msgspec.structs import replace
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from isograd._version import __version__
 from isograd.errors import IsogradError, RunError
 
 HEALTHY, SICK, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+UNREAD = 141  # what a shell reports of a program whose output nobody reads: 128 + SIGPIPE
 
 app = typer.Typer(
     name="isograd",
@@ -30,8 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_out = Console()
-_err = Console(stderr=True)
+# What is printed holds names of files, and they may hold what would be markup.
+_out = Console(markup=False, emoji=False, highlight=False)
+_err = Console(markup=False, emoji=False, highlight=False, stderr=True)
 
 _SpecArgument = Annotated[
     Path, typer.Argument(metavar="SPEC", help="A TOML file; `isograd init` writes one.")
@@ -44,8 +44,14 @@ _Seed = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"isograd {__version__}")
+        print(f"isograd {__version__}", flush=True)
         raise typer.Exit
+
+
+def _not_zero(jobs: int) -> int:
+    if jobs == 0:
+        raise typer.BadParameter("give a number of processes, or -1 for one per core")
+    return jobs
 
 
 @app.callback()
@@ -57,32 +63,8 @@ def _root(
     pass
 
 
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[str, int, int, str], None]]:
-    """A progress bar on standard error; gives a function (task, done, total, note)."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=_err,
-        transient=True,
-        disable=quiet,
-    ) as progress:
-        tasks: dict[str, Any] = {}
-
-        def update(name: str, done: int, total: int, note: str = "") -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total, note=note)
-            progress.update(tasks[name], completed=done, note=note)
-
-        yield update
-
-
 @app.command(
-    epilog="Examples:  isograd doctor spec.toml   |   isograd doctor runs/spec-001   |   "
+    epilog="Examples:\n\nisograd doctor spec.toml\n\nisograd doctor runs/spec-001 --no-trials\n\n"
     "isograd doctor spec.toml --json > report.json"
 )
 def doctor(
@@ -92,7 +74,9 @@ def doctor(
     json: _Json = False,
     seed: _Seed = None,
     seeds: Annotated[int, typer.Option(min=3, help="Runs per arm of the trials.")] = 3,
-    jobs: Annotated[int, typer.Option(help="Processes; -1 takes one per core.")] = -1,
+    jobs: Annotated[
+        int, typer.Option(callback=_not_zero, help="Processes; -1 takes one per core.")
+    ] = -1,
     trials: Annotated[bool, typer.Option(help="Try cures on a sick network.")] = True,
     out: Annotated[
         Path | None,
@@ -103,10 +87,14 @@ def doctor(
     from isograd.nn.toml import loads, read
     from isograd.report import doctor as examine
     from isograd.report import json as as_json
+    from isograd.report.progress import progress_bar
     from isograd.report.terminal import show_diagnosis, show_trials
-    from isograd.training.run import SPEC
+    from isograd.training.run import SPEC, base_of
 
-    path = target / SPEC if target.is_dir() else target
+    path, old = target, target
+    if target.is_dir():
+        path = target / SPEC
+        old = base_of(target) / f"{target.absolute().name}.toml"
     text = read(path)
     spec = loads(text, where=str(path))
     if seed is not None:
@@ -118,15 +106,17 @@ def doctor(
             fix="give another --out",
         )
 
-    with _bar(json) as bar:
+    with progress_bar(_err, quiet=json) as bar:
 
         def diagnosed(outcome: Any, diagnosis: Any) -> None:
-            if not json:
+            if json:
+                return
+            with bar.away():
                 show_diagnosis(
                     _out,
                     outcome.model,
                     diagnosis,
-                    title=f"isograd doctor {path}",
+                    title=f"isograd doctor {target}",
                     steps=len(outcome.telemetry.records),
                 )
 
@@ -134,7 +124,7 @@ def doctor(
             spec,
             text=text,
             name=path.name,
-            base=path.parent,
+            base=old.parent,
             trials=trials,
             seeds=seeds,
             jobs=jobs,
@@ -142,18 +132,23 @@ def doctor(
             on_diagnosis=diagnosed,
             on_trial=lambda name, done, total: bar("trials", done, total, name),
         )
-    written = None
+    written, unwritten = None, None
     if report.cured is not None:
-        written = out or _beside(path)
-        _write_new(written, report.cured)
+        written = out or _beside(old)
+        try:
+            _write_new(written, report.cured)
+        except RunError as error:  # told last: the trials took a minute
+            written, unwritten = None, error
     if json:
-        print(as_json.dumps("doctor", {**as_json.report(report), "cured_spec": _text(written)}))
+        content = {**as_json.report(report), "cured_spec": str(written) if written else None}
+        print(as_json.dumps("doctor", content), flush=True)
     else:
         show_trials(_out, report)
         if written is not None:
-            _out.print(f"\nThe cured spec is in [bold]{written}[/bold]; try it with\n")
-            _out.print(f"  isograd train {written}\n")
+            _say(f"\nThe cured spec is in {written}; try it with\n\n  isograd train {written}\n")
         _out.print(f"{report.seconds:.0f} s", style="dim")
+    if unwritten is not None:
+        raise unwritten
     prescription = report.prescription
     if report.outcome.stopped == "interrupted" or (prescription and prescription.interrupted):
         raise typer.Exit(INTERRUPTED)
@@ -161,7 +156,9 @@ def doctor(
     raise typer.Exit(SICK if sick else HEALTHY)
 
 
-@app.command(epilog="Example:  isograd train spec.toml --out runs/first")
+@app.command(
+    epilog="Examples:\n\nisograd train spec.toml\n\nisograd train spec.toml --seed 1 --out runs/one"
+)
 def train(
     spec: _SpecArgument,
     out: Annotated[
@@ -174,6 +171,7 @@ def train(
     from isograd.diagnosis import examine
     from isograd.nn.toml import loads, read
     from isograd.report import json as as_json
+    from isograd.report.progress import progress_bar
     from isograd.report.terminal import show_outcome
     from isograd.training.loop import load_split
     from isograd.training.run import new_folder
@@ -185,28 +183,32 @@ def train(
         parsed, text = _reseeded(parsed, text, seed)
     split = load_split(parsed, spec.parent)
     folder = out or new_folder(spec, Path("runs"))
-    with _bar(json) as bar:
+    with progress_bar(_err, quiet=json) as bar:
         outcome = run(
             parsed,
             text,
             split,
             folder,
+            base=spec.parent,
             progress=lambda p: bar("training", p.step, p.steps, f"loss {p.loss:.4g}"),
         )
     diagnosis = examine(outcome, split)
     if json:
         content = {"run": str(folder), "outcome": as_json.outcome(outcome)}
-        print(as_json.dumps("train", {**content, "diagnosis": as_json.diagnosis(diagnosis)}))
+        content["diagnosis"] = as_json.diagnosis(diagnosis)
+        print(as_json.dumps("train", content), flush=True)
     else:
         show_outcome(_out, outcome)
-        _out.print(f"{diagnosis.verdict}: {diagnosis.reason}")
-        _out.print(f"kept in {folder}; look at it with\n\n  isograd show {folder}\n")
+        _say(f"{diagnosis.verdict}: {diagnosis.reason}")
+        _say(f"kept in {folder}; look at it with\n\n  isograd show {folder}\n")
     if outcome.stopped == "interrupted":
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(SICK if diagnosis.verdict == "sick" else HEALTHY)
 
 
-@app.command(epilog="Example:  isograd show runs/spec-001")
+@app.command(
+    epilog="Examples:\n\nisograd show runs/spec-001\n\nisograd show runs/spec-001 --json | jq ."
+)
 def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     json: _Json = False,
@@ -228,62 +230,57 @@ def show(
             stopped=stored.stopped,
         )
     )
-    steps = len(stored.telemetry.records)
     if json:
-        content = {"run": str(run), "steps": steps, "result": stored.result}
-        print(as_json.dumps("show", {**content, "diagnosis": as_json.diagnosis(diagnosis)}))
+        content = {**as_json.run(stored), "diagnosis": as_json.diagnosis(diagnosis)}
+        print(as_json.dumps("show", content), flush=True)
     else:
-        show_diagnosis(
-            _out, stored.model, diagnosis, title=f"{run} ({stored.stopped})", steps=steps
-        )
+        title, steps = f"{run} ({stored.stopped})", len(stored.telemetry.records)
+        show_diagnosis(_out, stored.model, diagnosis, title=title, steps=steps)
     raise typer.Exit(SICK if diagnosis.verdict == "sick" else HEALTHY)
 
 
-@app.command(epilog="Example:  isograd runs")
+@app.command(epilog="Examples:\n\nisograd runs\n\nisograd runs elsewhere --json")
 def runs(
-    root: Annotated[Path, typer.Argument(help="The folder that holds runs.")] = Path("runs"),
+    root: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder that holds runs.")
+    ] = Path("runs"),
     json: _Json = False,
 ) -> None:
     """List the runs in a folder."""
-    from rich.table import Table
-
     from isograd.report import json as as_json
+    from isograd.report.terminal import show_runs
     from isograd.training.run import list_runs, open_run
 
-    stored = [open_run(path) for path in list_runs(root)]
+    stored, damaged = [], []
+    for path in list_runs(root):
+        try:
+            stored.append(open_run(path))
+        except IsogradError as error:  # one run must not hide the others
+            damaged.append(error)
     if json:
-        rows = [
-            {"run": str(s.path), "steps": len(s.telemetry.records), "result": s.result}
-            for s in stored
-        ]
-        print(as_json.dumps("runs", {"runs": rows}))
-        return
-    if not stored:
-        _out.print(f"no runs in {root}; `isograd train SPEC` makes one")
-        return
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for column in ("run", "state", "steps", "training loss", "test score"):
-        table.add_column(column)
-    for s in stored:
-        r = s.result
-        scores = (
-            (f"{r['train']['loss']:.4f}", f"{r['metric']} {r['test']['accuracy']:.3f}")
-            if r
-            else ("", "")
-        )
-        table.add_row(str(s.path), s.stopped, str(len(s.telemetry.records)), *scores)
-    _out.print(table)
+        print(as_json.dumps("runs", {"runs": [as_json.run(s) for s in stored]}), flush=True)
+    elif stored:
+        show_runs(_out, stored)
+    elif not damaged:
+        _say(f"no runs in {root}; `isograd train SPEC` makes one")
+    for problem in damaged:
+        _complain(str(problem))
+    raise typer.Exit(UNUSABLE if damaged else HEALTHY)
 
 
-@app.command(epilog="Example:  isograd init spec.toml && isograd doctor spec.toml")
+@app.command(
+    epilog="Examples:\n\nisograd init\n\nisograd init deep.toml && isograd doctor deep.toml"
+)
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("spec.toml"),
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path(
+        "spec.toml"
+    ),
 ) -> None:
     """Write a commented spec to start from."""
     from isograd.nn.template import TEMPLATE
 
     _write_new(path, TEMPLATE)
-    _out.print(f"wrote {path}; try it with\n\n  isograd train {path}\n")
+    _say(f"wrote {path}; try it with\n\n  isograd train {path}\n")
 
 
 def _reseeded(spec: Any, text: str, seed: int) -> tuple[Any, str]:
@@ -307,8 +304,8 @@ def _beside(path: Path) -> Path:
 def _write_new(path: Path, text: str) -> None:
     """Write a file that does not exist yet."""
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("xb") as file:
+            file.write(text.encode())
     except FileExistsError:
         raise RunError(
             "a spec is never written over a file", came=f"{path} exists", fix="give another name"
@@ -322,20 +319,33 @@ def _write_new(path: Path, text: str) -> None:
         ) from None
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _say(text: str) -> None:
+    """Print without breaking lines: they hold paths and commands to copy."""
+    _out.print(text, soft_wrap=True)
+
+
+def _complain(text: str) -> None:
+    _err.print(f"isograd: {text}", style="red", soft_wrap=True)
 
 
 def main() -> None:
     """Run the command line; errors of the user's are told, not raised."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding without ‖δ‖ is no error
     try:
-        app(standalone_mode=False)
+        app()
     except IsogradError as error:
-        _err.print(f"isograd: {error}", style="red", markup=False, highlight=False)
-        sys.exit(UNUSABLE)
-    except KeyboardInterrupt:
-        _err.print("interrupted")
-        sys.exit(INTERRUPTED)
+        _complain(str(error))
+    except OSError as error:
+        _complain(f"{error.strerror or error}: {error.filename or 'what was asked for'}")
+    except MemoryError as error:
+        _complain(f"the network must fit in memory\n  came:  {error}\n  fix:   lower its units")
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(UNREAD)
+        raise
+    sys.exit(UNUSABLE)
 
 
 if __name__ == "__main__":

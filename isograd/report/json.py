@@ -14,6 +14,7 @@ from isograd.diagnosis import Diagnosis
 from isograd.remedy import Arm, Effect
 from isograd.report.doctor import Report
 from isograd.training.loop import Outcome
+from isograd.training.run import StoredRun
 
 SCHEMA = 1
 
@@ -74,6 +75,11 @@ def outcome(o: Outcome) -> dict[str, Any]:
         "train": dataclasses.asdict(o.train),
         "test": dataclasses.asdict(o.test),
     }
+
+
+def run(r: StoredRun) -> dict[str, Any]:
+    """A run in its folder: where, how far, and how it ended."""
+    return {"run": str(r.path), "steps": len(r.telemetry.records), "result": r.result}
 
 
 def diagnosis(d: Diagnosis) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +17,7 @@ from isograd.remedy import Arm, Prescription
 from isograd.remedy.trials import LEVEL
 from isograd.report.doctor import Report
 from isograd.training.loop import Outcome
+from isograd.training.run import StoredRun
 
 _COLOURS = {
     "healthy": "green",
@@ -26,8 +27,11 @@ _COLOURS = {
     "serious": "dark_orange",
     "minor": "yellow",
 }
+_DIFF = {"+": "green", "-": "red", "@": "cyan"}
 _ROWS = 16  # of the chart: deeper networks show every so many layers
 _WIDTH = 44  # of the chart, in characters
+_COLUMNS = 34  # beside it
+_RUNS = 8  # of layers in a finding's first line
 
 
 def show_diagnosis(
@@ -35,18 +39,15 @@ def show_diagnosis(
 ) -> None:
     """Verdict, chart, budget and findings."""
     console.print(Text(title, style="bold"))
-    console.print(
-        f"{model.depth} layers, {model.parameter_count:,} parameters, {steps} steps\n".replace(
-            ",", "\u202f"
-        )
-    )
+    sizes = ((model.depth, "layer"), (model.parameter_count, "parameter"), (steps, "step"))
+    _print(console, ", ".join(_count(n, noun) for n, noun in sizes) + "\n")
     verdict = Text.assemble(
         (diagnosis.verdict.upper(), f"bold {_COLOURS[diagnosis.verdict]}"), ": ", diagnosis.reason
     )
     console.print(verdict)
     if diagnosis.profile is not None:
         console.print()
-        console.print(chart(diagnosis.profile))
+        console.print(chart(diagnosis.profile, width=min(_WIDTH, console.width - _COLUMNS)))
     if diagnosis.budget is not None and (mean := diagnosis.budget.mean()) is not None:
         parts = [
             ("activation", mean.activation),
@@ -55,10 +56,8 @@ def show_diagnosis(
             ("skip connections", mean.residual),
         ]
         shares = ", ".join(f"{name} {x:+.2f}" for name, x in parts if x)
-        console.print(
-            f"\nGain budget of the error signal: {mean.total:+.2f} decades per layer"
-            + (f" = {shares}" if shares else "")
-        )
+        total = f"\nGain budget of δ: {mean.total:+.2f} decades per layer"
+        _print(console, total + (f" = {shares}" if shares else ""))
     for number, finding in enumerate(diagnosis.findings, start=1):
         console.print()
         console.print(_finding(number, finding))
@@ -80,7 +79,7 @@ def _finding(number: int, f: Finding) -> RenderableType:
         ("theory", f.expectation),
         ("refuted by", f.disproof),
     ):
-        body.add_row(name, text)
+        body.add_row(name, Text(text))
     return Group(head, Padding(body, (0, 0, 0, 3)))
 
 
@@ -92,12 +91,18 @@ def _layers(layers: Sequence[int]) -> str:
             runs[-1][1] = layer
         else:
             runs.append([layer, layer])
-    text = ", ".join(f"{a}–{b}" if b > a else f"{a}" for a, b in runs)
+    text = ", ".join(f"{a}–{b}" if b > a else f"{a}" for a, b in runs[:_RUNS])
+    if len(runs) > _RUNS:
+        text += f", … ({len(layers)} in all)"
     return f"layer{'s' * (len(layers) > 1)} {text}"
 
 
-def chart(profile: Profile) -> RenderableType:
-    """Depth downwards; log₁₀ of the signal and of the error signal across."""
+def chart(profile: Profile, *, width: int = _WIDTH) -> RenderableType:
+    """Depth downwards; log₁₀ of the signal and of the error signal across, in `width` characters.
+
+    Deep networks show some of their layers; gains are over the next layer, shown or not.
+    """
+    width = max(width, 12)
     depth = len(profile.delta)
     signal, delta = _log10(profile.signal), _log10(profile.delta)
     finite = [x for x in (*signal, *delta) if math.isfinite(x)]
@@ -108,7 +113,8 @@ def chart(profile: Profile) -> RenderableType:
     shown = sorted({round(1 + i * (depth - 1) / max(1, _ROWS - 1)) for i in range(_ROWS)})
     shown = [n for n in shown if n <= depth] if depth > _ROWS else list(range(1, depth + 1))
 
-    axis = Text(f"{low:+d}".ljust(_WIDTH // 2) + f"{high:+d}".rjust(_WIDTH - _WIDTH // 2))
+    ends = [f"{x:+d}" if x else "0" for x in (low, high)]
+    axis = Text(ends[0] + ends[1].rjust(width - len(ends[0])))
     table = Table(box=None, padding=(0, 1), header_style="dim", show_edge=False)
     table.add_column("layer", justify="right")
     table.add_column(axis, no_wrap=True)
@@ -116,13 +122,13 @@ def chart(profile: Profile) -> RenderableType:
     table.add_column("δ", justify="right")
     table.add_column("δ gain", justify="right")
     for n in shown:
-        line = [("·", "dim")] * _WIDTH
+        line = [("·", "dim")] * width
         for value, mark, style in (
             (signal[n - 1], "○", "cyan"),
             (delta[n - 1], "●", "magenta"),
         ):
             if math.isfinite(value):
-                at = round((value - low) / (high - low) * (_WIDTH - 1))
+                at = round((value - low) / (high - low) * (width - 1))
                 both = line[at][0] in "○●"
                 line[at] = ("◉" if both else mark, style)
         gain = delta[n - 1] - delta[n] if n < depth else math.nan
@@ -158,11 +164,8 @@ def show_trials(console: Console, report: Report) -> None:
     p = report.prescription
     if p is None:
         return
-    seeds = len(p.none.trials)
-    console.print(
-        f"\n[bold]Cures tried[/bold], each with {seeds} seeds and {p.steps} steps on the same "
-        "batches (mean ± sd)\n"
-    )
+    head = f", each with {_count(len(p.none.trials), 'seed')} and {_count(p.steps, 'step')} on the "
+    console.print(Text.assemble("\n", ("Cures tried", "bold"), head + "same batches (mean ± sd)\n"))
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("", no_wrap=True, min_width=1)
     table.add_column("edit", no_wrap=True)
@@ -177,20 +180,23 @@ def show_trials(console: Console, report: Report) -> None:
     for arm in (p.none, p.random, *p.cures):
         _arm_row(table, arm, p)
     console.print(table)
-    console.print(
+    note = (
         f"gain: training loss below no change, with its {1 - LEVEL:.0%} interval over all cures; "
-        "✔ cures: healthy with every seed, and a gain above 0 over both controls",
-        style="dim",
+        "✔ cures: healthy with every seed, and a gain above 0 over both controls"
     )
-    console.print("\nTheir patches:", style="dim")
+    console.print(Text(note + "\n\nTheir patches:", style="dim"))
     for arm in p.cures:
         console.print(_patch_lines(report, arm))
     best = p.recommended
     if best is None:
-        console.print(f"\nRecommended: nothing; {p.reason}.")
+        _print(console, f"\nRecommended: nothing; {p.reason}.")
         return
-    console.print(f"\n[bold]Recommended: {best.name}[/bold], {p.reason}. {best.why}.\n")
-    console.print(Syntax(report.patch.rstrip("\n"), "diff", background_color="default"))
+    choice = Text.assemble(
+        "\n", (f"Recommended: {best.name}", "bold"), f", {p.reason}. What it does: {best.why}.\n"
+    )
+    console.print(choice)
+    for line in report.patch.splitlines():  # as they are: to be copied, or piped to `patch`
+        console.print(Text(line, _DIFF.get(line[:1], "")), soft_wrap=True)
 
 
 def _patch_lines(report: Report, arm: Arm) -> RenderableType:
@@ -198,13 +204,14 @@ def _patch_lines(report: Report, arm: Arm) -> RenderableType:
     lines = report.patch_of(arm).splitlines()[2:]
     table = Table.grid(padding=(0, 1))
     table.add_column(width=26)
+    table.add_column()
     table.add_column(overflow="fold")
-    body = Text("\n").join(
-        Text(line[0] + " " + line[1:].strip(), style="green" if line[0] == "+" else "red")
-        for line in lines
-        if line[0] in "+-" and line[1:].strip()
-    )
-    table.add_row(Text(arm.name, style="dim"), body)
+    name = arm.name
+    for line in lines:
+        if line[0] in "+-" and line[1:].strip():
+            sign, edit = (Text(part, _DIFF[line[0]]) for part in (line[0], line[1:].strip()))
+            table.add_row(Text(name, style="dim"), sign, edit)
+            name = ""
     return table
 
 
@@ -219,28 +226,79 @@ def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
     gain = ""
     if arm.over_none is not None:
         e = arm.over_none
-        gain = f"{e.mean:+.2f}±{e.high - e.mean:.2f}"
+        gain = _pm(e.mean, e.high - e.mean, 2, "+")
     table.add_row(
         mark,
         Text(arm.name, style="bold" if mark else "dim" if arm.over_none is None else ""),
         lines,
-        _mean_sd(arm.mean_sd(lambda t: t.train.loss), ".3f"),
-        _mean_sd(arm.mean_sd(lambda t: 100.0 * t.test.accuracy), ".1f"),
+        _mean_sd([t.train.loss for t in arm.trials], 3),
+        _mean_sd([100.0 * t.test.accuracy for t in arm.trials], 1),
         Text(f"{healthy} of {len(arm.trials)}", style=style),
         gain,
     )
 
 
-def _mean_sd(pair: tuple[float, float], form: str) -> str:
-    mean, sd = pair
-    return f"{mean:{form}}±{sd:{form}}" if math.isfinite(mean) else "not finite"
+def _mean_sd(values: Sequence[float], decimals: int) -> str:
+    if not all(map(math.isfinite, values)):
+        return "not finite"
+    if len(values) < 2:
+        return f"{values[0]:.4g}" if values else ""
+    return _pm(statistics.fmean(values), statistics.stdev(values), decimals)
+
+
+def _pm(value: float, reach: float, decimals: int, sign: str = "") -> str:
+    """value±reach in at most four digits each, so that the columns fit 80 characters."""
+    size = max(abs(value), abs(reach))
+    form = ".0e" if size >= 1000 else f".{min(decimals, 4 - len(str(int(size))))}f"
+    return f"{value:{sign}{form}}±{reach:{form}}"
+
+
+def show_runs(console: Console, runs: Sequence[StoredRun]) -> None:
+    """A table of runs, and how each of them ended."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for column in ("steps", "training loss", "test score"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for run in runs:
+        scores = ["", ""]
+        if run.result is not None:
+            loss, share = run.result["train"]["loss"], run.result["test"]["accuracy"]
+            scores = [
+                "not finite" if loss is None else f"{loss:.4g}",
+                _share(run.result["metric"], math.nan if share is None else share),
+            ]
+        steps = _count(len(run.telemetry.records))
+        table.add_row(Text(str(run.path)), run.stopped, steps, *scores)
+    console.print(table)
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
-    """How a training run ended, in two lines."""
-    console.print(
-        f"{outcome.stopped} after {len(outcome.telemetry.records)} steps in {outcome.seconds:.1f} s"
-    )
+    """How a training run ended, in three lines."""
+    steps = _count(len(outcome.telemetry.records), "step")
+    _print(console, f"{outcome.stopped} after {steps} in {outcome.seconds:.1f} s")
     for part, score in (("training", outcome.train), ("test", outcome.test)):
-        share = f"{score.accuracy:.3f}" if outcome.metric == "R²" else f"{score.accuracy:.1%}"
-        console.print(f"{part:<9}loss {score.loss:.4f}, {outcome.metric} {share}")
+        share = _share(outcome.metric, score.accuracy)
+        _print(console, f"{part:<9}loss {_loss(score.loss)}, {share}")
+
+
+def _share(metric: str, value: float) -> str:
+    """An accuracy in per cent; an R², which has no lower bound, as a number."""
+    if not math.isfinite(value):
+        return f"{metric} not finite"
+    return f"{metric} {value:.3g}" if metric == "R²" else f"{metric} {value:.1%}"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "not finite"
+
+
+def _count(n: int, noun: str = "") -> str:
+    """1 234 steps, with narrow spaces that do not break."""
+    number = f"{n:,}".replace(",", "\u202f")
+    return f"{number} {noun}{'s' * (n != 1)}" if noun else number
+
+
+def _print(console: Console, text: str) -> None:
+    """Print as it is: what looks like markup is not meant as such."""
+    console.print(Text(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from isograd.errors import DataError
 from isograd.nn.losses import loss
 from isograd.nn.model import Model, build
-from isograd.nn.spec import Spec
+from isograd.nn.spec import SoftmaxCrossEntropy, Spec
 from isograd.optim.rules import optimiser
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
@@ -93,6 +94,54 @@ def model_for(spec: Spec, split: Split) -> Model:
     return build(spec.network, split.X_train.shape[1], n_out)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        model: the network.
+        params: its first parameters, by site.
+        rng: draws the order of the data.
+        batch_size: rows per step.
+    """
+
+    model: Model
+    params: Mapping[str, NDArray[Any]]
+    rng: np.random.Generator
+    batch_size: int
+
+
+def prepare(spec: Spec, split: Split) -> Start:
+    """Size and initialise the network of a spec; raises what `fit` raises, in less time."""
+    _require_match(spec, split)
+    model = model_for(spec, split)
+    n = len(split.X_train)
+    batch_size = spec.batch_size_for(n)
+    batches(n, batch_size, np.random.default_rng())  # refuses a batch that is too large
+    for_parameters, for_order = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(spec.seed).spawn(2)
+    )
+    return Start(model, model.init(for_parameters, spec.dtype), for_order, batch_size)
+
+
+def _require_match(spec: Spec, split: Split) -> None:
+    """Data that a caller hands over must have been made for this spec."""
+    x, y = split.X_train, split.y_train
+    labels = isinstance(spec.network.loss, SoftmaxCrossEntropy)
+    if x.dtype != spec.dtype:
+        fix = f"pass dtype={spec.dtype!r} to from_arrays"
+    elif y.dtype != (np.int64 if labels else x.dtype) or y.ndim != (1 if labels else 2):
+        fix = "pass loss_kind=spec.network.loss to from_arrays"
+    else:
+        return
+    raise DataError(
+        f"data must be {spec.dtype}, with targets as {spec.network.loss.__struct_config__.tag} "
+        "takes them",
+        came=f"X of {x.dtype}, y of {y.dtype} and shape {y.shape}",
+        fix=fix,
+    )
+
+
 def fit(
     spec: Spec,
     split: Split | None = None,
@@ -114,32 +163,29 @@ def fit(
         progress: told after each step.
 
     Returns:
-        The outcome. A loss or a gradient that is not finite ends the run as *diverged*: the step
-        is measured, recorded as skipped and not applied. Ctrl-C ends it as *interrupted*.
+        The outcome. A loss, a gradient or an update that is not finite ends the run as
+        *diverged*: the step is measured, recorded as skipped and not applied. Ctrl-C ends it as
+        *interrupted*.
 
     Raises:
         SpecError: if network and data do not fit, or the batch is larger than the data.
+        DataError: if the split was made for another dtype or loss.
         TheoryError: if the initialiser has no answer for the activation.
     """
     split = load_split(spec) if split is None else split
-    dtype = np.dtype(spec.dtype)
-    model = model_for(spec, split)
-    for_parameters, for_order = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(spec.seed).spawn(2)
-    )
+    start = prepare(spec, split)
+    model, batch_size = start.model, start.batch_size
     layout = Layout(model.shapes)
-    theta = layout.join(model.init(for_parameters, dtype))
-    batch_size = spec.batch_size_for(len(split.X_train))
     rule = optimiser(spec.optimiser, spec.training)
-    step = compile_step(model, rule, layout, batch_size, dtype)
+    step = compile_step(model, rule, layout, batch_size, np.dtype(spec.dtype))
     total = spec.training.epochs * max(1, len(split.X_train) // batch_size)
     total = total if steps is None else min(steps, total)
 
     records: list[Record] = []
     stopped: Stopped = "finished"
-    start = time.perf_counter()
+    run = _Run(spec, split, start, step, layout)
+    began = time.perf_counter()
     try:
-        run = _Run(spec, model, step, layout, theta, split, for_order, batch_size)
         for record in run.records(total):
             records.append(record)
             if sink is not None:
@@ -151,7 +197,7 @@ def fit(
                 break
     except KeyboardInterrupt:
         stopped = "interrupted"
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
     params = parameters(layout, run.theta)
     return Outcome(
         spec=spec,
@@ -169,28 +215,18 @@ def fit(
 class _Run:
     """A run in progress: θ and the rule's state change from step to step, nothing else does."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        model: Model,
-        step: Step,
-        layout: Layout,
-        theta: NDArray[Any],
-        split: Split,
-        rng: np.random.Generator,
-        batch_size: int,
-    ) -> None:
-        self.spec, self.model, self.step = spec, model, step
-        self.layout, self.theta, self.state = layout, theta, step.state
-        self.split, self.rng, self.batch_size = split, rng, batch_size
-        self.lr = np.asarray(spec.optimiser.lr, theta.dtype)
-        self.active = model.active
+    def __init__(self, spec: Spec, split: Split, start: Start, step: Step, layout: Layout) -> None:
+        self.spec, self.split, self.start = spec, split, start
+        self.step, self.layout, self.active = step, layout, start.model.active
+        self.theta, self.state = layout.join(start.params), step.state
+        with np.errstate(over="ignore"):  # a rate beyond the dtype is infinite in it: it diverges
+            self.lr = np.asarray(spec.optimiser.lr, spec.dtype)
 
-    def records(self, total: int) -> Any:
+    def records(self, total: int) -> Iterator[Record]:
         """Take `total` steps, and yield what was recorded of each."""
-        number = epoch = 0
+        number, epoch, n = 0, 0, len(self.split.X_train)
         while number < total:
-            for rows in batches(len(self.split.X_train), self.batch_size, self.rng):
+            for rows in batches(n, self.start.batch_size, self.start.rng):
                 if number == total:
                     break
                 x, y = self.split.X_train[rows], self.split.y_train[rows]
@@ -205,9 +241,8 @@ class _Run:
             measure.every > 0 and (number - measure.first) % measure.every == 0
         )
         summaries: dict[Site, Summary] = {}
-        result = self._run(x, y, summaries if due else None)
-        theta, state, value, norm, slope = result
-        skipped = not (math.isfinite(value) and math.isfinite(norm))
+        theta, state, value, norm, slope = self._run(x, y, summaries if due else None)
+        skipped = not (math.isfinite(value) and math.isfinite(norm) and np.isfinite(theta).all())
         if skipped and not due:
             self._run(x, y, summaries)
         predicted = actual = None
@@ -253,7 +288,7 @@ def predict(model: Model, params: Mapping[str, NDArray[Any]], x: NDArray[Any]) -
     Returns:
         (n, n_out); logits for the cross-entropies.
     """
-    portions = range(0, len(x), EVALUATION_ROWS)
+    portions = range(0, max(1, len(x)), EVALUATION_ROWS)
     return np.concatenate([model(params, x[i : i + EVALUATION_ROWS]) for i in portions])
 
 
@@ -275,7 +310,8 @@ def evaluate(
     from sklearn.metrics import accuracy_score, r2_score  # slow to import: only when needed
 
     if task == "regression":
-        return Score(value, float(r2_score(y, output)))
+        with np.errstate(over="ignore"):  # of an output as large as that, R² is −inf
+            return Score(value, float(r2_score(y.astype(np.float64), output)))
     if task == "binary":
         return Score(value, float(accuracy_score(y > 0.5, output > 0)))
     labels = y.argmax(axis=1) if y.ndim == 2 else y

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import safetensors.numpy
 
 from isograd.errors import RunError
@@ -25,7 +26,7 @@ from isograd.nn.toml import load
 from isograd.telemetry.records import Telemetry
 from isograd.telemetry.store import Store
 from isograd.training.data import Split
-from isograd.training.loop import Outcome, Progress, fit
+from isograd.training.loop import Outcome, Progress, Stopped, fit, prepare
 
 SPEC, STORE, WEIGHTS, RESULT = (
     "spec.toml",
@@ -33,6 +34,18 @@ SPEC, STORE, WEIGHTS, RESULT = (
     "weights.safetensors",
     "result.json",
 )
+FACTS = ("rows", "n_in", "constant", "base")  # of a run's data, kept in its store as JSON
+
+
+class Result(TypedDict):
+    """How a run ended: the content of result.json; the scores as in `Outcome`, NaN as null."""
+
+    stopped: Stopped
+    steps: int
+    seconds: float
+    metric: str
+    train: dict[str, float | None]
+    test: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class StoredRun:
 
     Attributes:
         path: the folder.
+        base: the folder that relative data paths start from.
         spec, model: what was, or is being, trained.
         telemetry: what is written so far.
         rows: training rows.
@@ -49,12 +63,13 @@ class StoredRun:
     """
 
     path: Path
+    base: Path
     spec: Spec
     model: Model
     telemetry: Telemetry
     rows: int
     constant: float
-    result: dict[str, Any] | None
+    result: Result | None
 
     @property
     def stopped(self) -> str:
@@ -76,6 +91,7 @@ def train(
     split: Split,
     folder: Path,
     *,
+    base: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Train, and keep everything in a folder.
@@ -84,6 +100,7 @@ def train(
         spec: what to train; `text` the TOML that says so, kept as it is.
         split: the data.
         folder: made by this call.
+        base: the folder that relative data paths start from; None is the current one.
         progress: told after each step.
 
     Returns:
@@ -91,7 +108,9 @@ def train(
 
     Raises:
         RunError: if the folder exists or cannot be written.
+        SpecError, TheoryError: as `fit`, and no folder is made.
     """
+    prepare(spec, split)
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -104,18 +123,19 @@ def train(
         raise _unwritable(folder, error) from None
     with Store.create(folder / STORE) as store:
         try:
-            (folder / SPEC).write_text(text, encoding="utf-8")
+            (folder / SPEC).write_bytes(text.encode())
         except OSError as error:
             raise _unwritable(folder, error) from None
         facts = {
             "rows": len(split.X_train),
             "n_in": split.X_train.shape[1],
             "constant": constant_loss(spec.network.loss, split.y_train),
+            "base": str((base or Path()).absolute()),
         }
         for name, value in facts.items():
-            store.set_meta(name, repr(value))
+            store.set_meta(name, json.dumps(value))
         outcome = fit(spec, split, sink=store.write, progress=progress)
-    result = {
+    result: Result = {
         "stopped": outcome.stopped,
         "steps": len(outcome.telemetry.records),
         "seconds": outcome.seconds,
@@ -126,7 +146,7 @@ def train(
     try:
         weights = safetensors.numpy.save(dict(outcome.params))
         _replace(folder / WEIGHTS, weights)
-        _replace(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
+        _replace(folder / RESULT, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     except OSError as error:
         raise _unwritable(folder, error) from None
     return outcome
@@ -157,25 +177,65 @@ def open_run(folder: Path) -> StoredRun:
     Raises:
         RunError: if the folder is none of a run, or a file in it is damaged.
     """
-    if not (folder / STORE).is_file():
-        raise RunError(
-            "a run must be a folder that training made",
-            came=f"{folder} has no {STORE}",
-            fix="`isograd runs` lists those there are",
-        )
+    _require_run(folder)
     with Store.open(folder / STORE) as store:
         telemetry = store.read()
     spec = load(folder / SPEC)
+    facts = _facts(folder, telemetry.meta)
+    path = folder / RESULT
     try:
-        rows, n_in = int(telemetry.meta["rows"]), int(telemetry.meta["n_in"])
-        constant = float(telemetry.meta["constant"])
-        path = folder / RESULT
-        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except (KeyError, ValueError) as error:
+        result = msgspec.json.decode(path.read_bytes(), type=Result) if path.exists() else None
+    except (msgspec.MsgspecError, OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    return StoredRun(
+        path=folder,
+        base=Path(facts["base"]),
+        spec=spec,
+        model=build(spec.network, facts["n_in"]),
+        telemetry=telemetry,
+        rows=facts["rows"],
+        constant=facts["constant"],
+        result=result,
+    )
+
+
+def base_of(folder: Path) -> Path:
+    """The folder that relative data paths in the spec of a run start from.
+
+    Raises:
+        RunError: as `open_run`.
+    """
+    _require_run(folder)
+    with Store.open(folder / STORE) as store:
+        meta = store.meta()
+    return Path(_facts(folder, meta)["base"])
+
+
+def _require_run(folder: Path) -> None:
+    if not (folder / STORE).is_file():
         raise RunError(
-            "a run's files must be whole", came=repr(error), where=str(folder), fix="train again"
-        ) from None
-    return StoredRun(folder, spec, build(spec.network, n_in), telemetry, rows, constant, result)
+            "a run must be a folder that training made",
+            came=f"{folder} has no {STORE}" if folder.is_dir() else f"{folder} is no folder",
+            fix="`isograd runs` lists those there are",
+        )
+
+
+def _facts(folder: Path, meta: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return {name: json.loads(meta[name]) for name in FACTS}
+    except KeyError as error:
+        raise _damaged(folder / STORE, f"it lacks {error}") from None
+    except ValueError as error:
+        raise _damaged(folder / STORE, str(error)) from None
+
+
+def _damaged(path: Path, came: str) -> RunError:
+    return RunError(
+        "a run's files must be whole",
+        came=came,
+        where=str(path),
+        fix="train again, or take a copy of the file from a backup",
+    )
 
 
 def list_runs(root: Path) -> list[Path]:
