@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -194,6 +195,9 @@ def prescribe(
                 progress(arms[i][0], done, len(jobs_to_do))
     except KeyboardInterrupt:
         interrupted = True
+        with warnings.catch_warnings():  # joblib warns of the runs that it cancels
+            warnings.simplefilter("ignore", UserWarning)
+            runs.close()
     trials = [tuple(sorted(r, key=lambda t: t.seed)) for r in results]
     none = Arm("no change", "the control", 0, spec, trials[0])
     random = Arm("a random change", "the control", 1, arms[1][1][0], trials[1])
