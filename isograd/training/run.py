@@ -155,11 +155,15 @@ def train(
 def _replace(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
