@@ -1,8 +1,8 @@
 """How often the diagnosis is wrong: verdicts on networks whose health is known otherwise.
 
 Trains networks of many kinds on scikit-learn's data sets, and compares the verdict with what the
-training accuracy says: a network *trains* if it fits at least 90 % of the training rows (R² ≥ 0.4 in
-the regression, where rows carry noise), and *does not* if it is nearer to guessing than to that.
+training accuracy says: a network *trains* if it fits at least 90 % of the training rows (R² ≥ 0.4
+in the regression, where rows carry noise), and *does not* if it is nearer to guessing than to that.
 What lies between is counted apart. The accuracy is no input of any rule.
 
     python experiments/false_alarms.py            # the table, about five minutes on 2 cores
@@ -127,6 +127,10 @@ def main() -> None:
     fails = sum(n for (truth, _), n in counts.items() if truth == "does not")
     print(f"\nfalse alarms: {counts['trains', 'sick']} of {trains} networks that train")
     print(f"missed: {counts['does not', 'healthy']} of {fails} networks that do not")
+    for r in results:
+        if (r["truth"], r["verdict"]) in (("trains", "sick"), ("does not", "healthy")):
+            where = f"{r['task']}, {r['depth']} layers, {r['kind']}, {r['optimiser']}"
+            print(f"  {where}: accuracy {r['accuracy']:.0%}, {r['verdict']}: {r['findings']}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ a random change.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import warnings
@@ -79,11 +80,12 @@ class Arm:
 
     Attributes:
         name, why, size: as in `Candidate`; for a control, what it is.
-        spec: the edited spec; for the random control that of its first seed.
+        spec: the edited spec.
         trials: one per seed; empty if the edit cannot be run, see `refused`.
         refused: why it cannot be run.
         over_none, over_random: effects; None for the controls.
         gone: whether no run has a finding that is not minor.
+        draws: the edited specs of the random control, one per seed; its `spec` is the first.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Arm:
     over_none: Effect | None = None
     over_random: Effect | None = None
     gone: bool = False
+    draws: tuple[Spec, ...] = ()
 
     @property
     def better(self) -> bool:
@@ -200,7 +203,8 @@ def prescribe(
             runs.close()
     trials = [tuple(sorted(r, key=lambda t: t.seed)) for r in results]
     none = Arm("no change", "the control", 0, spec, trials[0])
-    random = Arm("a random change", "the control", 1, arms[1][1][0], trials[1])
+    draws = tuple(arms[1][1])
+    random = Arm("a random change", "the control", 1, draws[0], trials[1], draws=draws)
     ceiling = constant_loss(spec.network.loss, split.y_train)
     judged = tuple(
         judge(
@@ -259,16 +263,8 @@ def judge(arm: Arm, none: Arm, random: Arm, ceiling: float, *, comparisons: int)
         return paired_effect(gains, LEVEL / comparisons)
 
     over_none, over_random = over(none), over(random)
-    return Arm(
-        arm.name,
-        arm.why,
-        arm.size,
-        arm.spec,
-        arm.trials,
-        over_none=over_none,
-        over_random=over_random,
-        gone=not any(t.findings for t in arm.trials),
-    )
+    gone = not any(t.findings for t in arm.trials)
+    return dataclasses.replace(arm, over_none=over_none, over_random=over_random, gone=gone)
 
 
 def paired_effect(gains: Sequence[float], level: float) -> Effect:
@@ -303,8 +299,6 @@ def _why_none(arms: Sequence[Arm]) -> str:
             "none of these helps: where the findings are gone, the loss is not clearly lower than "
             "with no change or a random one"
         )
-    if any(
-        a.over_none and a.over_none.clear and a.over_random and a.over_random.clear for a in arms
-    ):
+    if any(a.better for a in arms):
         return "none of these helps enough: some lower the loss, but none leaves no finding"
     return "none of these helps"

@@ -44,10 +44,11 @@ class Report:
         """The recommended edit as a diff of the TOML; empty without one."""
         return diff(self.text, self.cured, self.name) if self.cured is not None else ""
 
-    def patch_of(self, arm: Arm) -> str:
-        """The edit of an arm as a diff of the TOML."""
-        edited = patch(self.text, self.outcome.spec, arm.spec)
-        return diff(self.text, edited, self.name)
+    def patches(self, arm: Arm) -> tuple[str, ...]:
+        """The edits of an arm as diffs of the TOML: one; one per seed of the random control."""
+        spec = self.outcome.spec
+        edited = [s for s in arm.draws or (arm.spec,) if s != spec]
+        return tuple(diff(self.text, patch(self.text, spec, s), self.name) for s in edited)
 
 
 def doctor(

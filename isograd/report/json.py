@@ -60,6 +60,7 @@ def report(r: Report) -> dict[str, Any]:
             "cures": [_arm(r, a) for a in p.cures],
             "recommended": p.recommended.name if p.recommended else None,
             "reason": p.reason,
+            "interrupted": p.interrupted,
         }
     return out
 
@@ -102,12 +103,11 @@ def diagnosis(d: Diagnosis) -> dict[str, Any]:
 
 
 def _arm(r: Report, a: Arm) -> dict[str, Any]:
-    control = a.over_none is None and not a.refused
     return {
         "name": a.name,
         "why": a.why,
         "lines": a.size,
-        "patch": None if control else r.patch_of(a),
+        "patches": r.patches(a),
         "spec": msgspec.to_builtins(a.spec),
         "refused": a.refused or None,
         "trials": [dataclasses.asdict(t) for t in a.trials],

@@ -173,7 +173,7 @@ def show_trials(console: Console, report: Report) -> None:
         ("lines", 5),
         ("train loss", 11),
         (f"test {'R²' if report.outcome.metric == 'R²' else 'acc.'} %", 9),
-        ("healthy", 7),
+        ("gone", 6),
         ("gain", 11),
     ):
         table.add_column(column, justify="right", no_wrap=True, min_width=width)
@@ -181,11 +181,12 @@ def show_trials(console: Console, report: Report) -> None:
         _arm_row(table, arm, p)
     console.print(table)
     note = (
-        f"gain: training loss below no change, with its {1 - LEVEL:.0%} interval over all cures; "
-        "✔ cures: healthy with every seed, and a gain above 0 over both controls"
+        "gone: runs without a grave finding; gain: training loss below no change, with its "
+        f"{1 - LEVEL:.0%} interval over all cures; ✔ cures: gone with every seed, and a gain above "
+        "0 over both controls"
     )
     console.print(Text(note + "\n\nTheir patches:", style="dim"))
-    for arm in p.cures:
+    for arm in (p.random, *p.cures):
         console.print(_patch_lines(report, arm))
     best = p.recommended
     if best is None:
@@ -201,7 +202,7 @@ def show_trials(console: Console, report: Report) -> None:
 
 def _patch_lines(report: Report, arm: Arm) -> RenderableType:
     """An edit's name, and the lines that it removes and adds."""
-    lines = report.patch_of(arm).splitlines()[2:]
+    lines = [line for text in report.patches(arm) for line in text.splitlines()[2:]]
     table = Table.grid(padding=(0, 1))
     table.add_column(width=26)
     table.add_column()
@@ -221,8 +222,8 @@ def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
     if arm.refused:
         table.add_row("", arm.name, lines, Text(arm.refused.splitlines()[0], style="dim"))
         return
-    healthy = sum(t.verdict == "healthy" for t in arm.trials)
-    style = "green" if arm.gone else "yellow" if healthy else "red"
+    gone = sum(not t.findings for t in arm.trials)
+    style = "green" if gone == len(arm.trials) else "yellow" if gone else "red"
     gain = ""
     if arm.over_none is not None:
         e = arm.over_none
@@ -233,7 +234,7 @@ def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
         lines,
         _mean_sd([t.train.loss for t in arm.trials], 3),
         _mean_sd([100.0 * t.test.accuracy for t in arm.trials], 1),
-        Text(f"{healthy} of {len(arm.trials)}", style=style),
+        Text(f"{gone} of {len(arm.trials)}", style=style),
         gain,
     )
 
