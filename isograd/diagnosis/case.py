@@ -110,6 +110,8 @@ class Case:
         losses = self.telemetry.losses()[-self.steps_per_epoch :]
         if not len(losses):
             return math.nan, math.nan
+        if not np.isfinite(losses).all():
+            return math.inf, 0.0
         spread = float(np.std(losses, ddof=1)) if len(losses) > 1 else 0.0
         return float(np.mean(losses)) - self.penalty, spread / math.sqrt(len(losses))
 
@@ -173,10 +175,13 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else math.inf if a > 0 else 0.0
 
 
-def log(values: tuple[float, ...]) -> NDArray[np.float64]:
-    """Natural logarithms; −inf for 0."""
+def change(values: tuple[float, ...], reference: float) -> NDArray[np.float64]:
+    """ln(v²/reference²) of each value: −inf for 0; 0 throughout where there is no reference."""
+    if not 0.0 < reference < math.inf:
+        return np.zeros(len(values))
     with np.errstate(divide="ignore"):
-        return np.log(np.asarray(values, np.float64))
+        out: NDArray[np.float64] = 2.0 * np.log(np.asarray(values) / reference)
+    return out
 
 
 def expectation(model: Model) -> Expectation:
@@ -223,4 +228,4 @@ def _not_covered(reason: str) -> Expectation:
     return Expectation(False, reason, nan, nan, nan, nan, nan)
 
 
-__all__ = ["TRAINABLE", "Case", "expectation", "log", "profile"]
+__all__ = ["TRAINABLE", "Case", "change", "expectation", "profile"]

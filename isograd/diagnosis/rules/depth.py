@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from isograd.diagnosis.case import TRAINABLE, Case, log
+from isograd.diagnosis.case import TRAINABLE, Case, change
 from isograd.diagnosis.findings import Finding, Profile
 from isograd.diagnosis.rules.common import severity, theory_text
 from isograd.nn.activations import largest_slope
@@ -34,15 +34,14 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
 
     def changes(p: Profile) -> _Array:
         """ln ‖δ^l‖² − ln ‖δ^L‖², positive where it changed in the sense of `sign`."""
-        level = 2.0 * log(p.delta)
-        return sign * (level - level[-1]) if math.isfinite(level[-1]) else np.zeros(len(level))
+        return sign * change(p.delta, p.delta[-1])
 
     step = case.since(lambda p: bool(changes(p)[0] > TRAINABLE))
     if step is None:
         return None
     at = next(p for p in case.profiles if p.step == step)
-    change = changes(at)
-    layers = tuple(int(i) + 1 for i in np.flatnonzero(change > TRAINABLE))
+    moved = changes(at)
+    layers = tuple(int(i) + 1 for i in np.flatnonzero(moved > TRAINABLE))
     late = case.profiles[-1]
     rate = float(np.median([late.update[n - 1] for n in layers]))
     top = late.update[-1]
@@ -53,13 +52,13 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
         else rate > top * math.exp(TRAINABLE / 2.0)
     )
     depth = case.model.depth - 1
-    decades = float(sign * change[0]) / 2.0 / _LN10
+    decades = float(sign * moved[0]) / 2.0 / _LN10
     gain = decades / depth
     evidence = {
         "decades_over_depth": decades,
         "decades_per_layer": gain,
-        "depth_scale_layers": depth / float(change[0]),
-        "trainable_depth_layers": TRAINABLE * depth / float(change[0]),
+        "depth_scale_layers": depth / float(moved[0]),
+        "trainable_depth_layers": TRAINABLE * depth / float(moved[0]),
         "depth_layers": float(case.model.depth),
         "delta_norm_layer_1": at.delta[0],
         "delta_norm_last_layer": at.delta[-1],
@@ -125,17 +124,19 @@ def _slope_bound(case: Case) -> str:
 def vanishing_signal(case: Case) -> Finding | None:
     """What of the pre-activations depends on the input fades on its way up."""
 
-    def fades(p: Profile) -> bool:
-        level = 2.0 * log(p.signal)
-        return bool(level[0] - level[-1] > TRAINABLE)
+    if case.model.depth < 3:
+        return None
 
-    step = case.since(fades) if case.model.depth >= 3 else None
+    def fall(p: Profile) -> _Array:
+        return -change(p.signal, p.signal[0])
+
+    step = case.since(lambda p: bool(fall(p)[-1] > TRAINABLE))
     if step is None:
         return None
     at = next(p for p in case.profiles if p.step == step)
-    level = 2.0 * log(at.signal)
-    layers = tuple(int(i) + 1 for i in np.flatnonzero(level[0] - level > TRAINABLE))
-    decades = float(level[-1] - level[0]) / 2.0 / _LN10
+    fallen = fall(at)
+    layers = tuple(int(i) + 1 for i in np.flatnonzero(fallen > TRAINABLE))
+    decades = float(-fallen[-1]) / 2.0 / _LN10
     rounded = [
         p.layer
         for p, s, z in zip(case.model.weights, at.signal, at.scale, strict=True)
@@ -180,20 +181,18 @@ def exploding_signal(case: Case) -> Finding | None:
         return None
 
     def growth(p: Profile) -> _Array:
-        level = 2.0 * log(p.scale[:-1])  # the output's scale is what is learned
-        change: _Array = level - level[0]
-        return change
+        return change(p.scale[:-1], p.scale[0])  # the output's scale is what is learned
 
     step = case.since(lambda p: bool(growth(p)[-1] > TRAINABLE))
     if step is None:
         return None
     at = next(p for p in case.profiles if p.step == step)
-    change = growth(at)
-    decades = float(change[-1]) / 2.0 / _LN10
+    grown = growth(at)
+    decades = float(grown[-1]) / 2.0 / _LN10
     return Finding(
         name="exploding signal",
         severity=severity(case, starved=False),
-        layers=tuple(int(i) + 1 for i in np.flatnonzero(change > TRAINABLE)),
+        layers=tuple(int(i) + 1 for i in np.flatnonzero(grown > TRAINABLE)),
         step=step,
         evidence={
             "decades_over_depth": decades,
