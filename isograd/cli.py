@@ -1,6 +1,7 @@
 """The command line: thin over the stages.
 
-Exit codes: 0 healthy or cured, or done; 1 sick, and not cured; 2 unusable input; 130 interrupted.
+Exit codes: 0 healthy or cured, or done; 1 sick, and not cured; 2 unusable input; 130 interrupted;
+141 nobody read the output.
 """
 
 from __future__ import annotations
@@ -111,14 +112,11 @@ def doctor(
         def diagnosed(outcome: Any, diagnosis: Any) -> None:
             if json:
                 return
+            title, steps = f"isograd doctor {target}", len(outcome.telemetry.records)
+            if outcome.stopped == "interrupted":
+                title += " (interrupted)"
             with bar.away():
-                show_diagnosis(
-                    _out,
-                    outcome.model,
-                    diagnosis,
-                    title=f"isograd doctor {target}",
-                    steps=len(outcome.telemetry.records),
-                )
+                show_diagnosis(_out, outcome.model, diagnosis, title=title, steps=steps)
 
         report = examine(
             spec,
@@ -334,7 +332,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without ‖δ‖ is no error
     try:
-        app()
+        app(prog_name="isograd")
     except IsogradError as error:
         _complain(str(error))
     except OSError as error:

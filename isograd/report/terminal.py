@@ -213,14 +213,16 @@ def _patch_lines(report: Report, arm: Arm) -> RenderableType:
             sign, edit = (Text(part, _DIFF[line[0]]) for part in (line[0], line[1:].strip()))
             table.add_row(Text(name, style="dim"), sign, edit)
             name = ""
+    if arm.refused:
+        table.add_row("", "", Text(f"cannot run: {arm.refused.splitlines()[0]}", style="dim"))
     return table
 
 
 def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
     mark = "→" if arm is p.recommended else "✔" if arm.helps else ""
     lines = str(arm.size) if arm.size else ""
-    if arm.refused:
-        table.add_row("", arm.name, lines, Text(arm.refused.splitlines()[0], style="dim"))
+    if arm.refused:  # why is said with its patch
+        table.add_row("", arm.name, lines, Text("cannot run", style="dim"))
         return
     gone = sum(not t.findings for t in arm.trials)
     style = "green" if gone == len(arm.trials) else "yellow" if gone else "red"
@@ -251,7 +253,7 @@ def _pm(value: float, reach: float, decimals: int, sign: str = "") -> str:
     """value±reach in at most four digits each, so that the columns fit 80 characters."""
     size = max(abs(value), abs(reach))
     form = ".0e" if size >= 1000 else f".{min(decimals, 4 - len(str(int(size))))}f"
-    return f"{value:{sign}{form}}±{reach:{form}}"
+    return f"{value:{sign}z{form}}±{reach:{form}}"  # z: no −0
 
 
 def show_runs(console: Console, runs: Sequence[StoredRun]) -> None:
