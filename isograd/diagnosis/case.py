@@ -16,7 +16,7 @@ from isograd.diagnosis.findings import Expectation, Profile
 from isograd.errors import TheoryError
 from isograd.nn.activations import phi
 from isograd.nn.model import Model, Part
-from isograd.nn.spec import Activation, Spec
+from isograd.nn.spec import Activation, HalfSquaredError, Spec
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
 
@@ -64,13 +64,10 @@ class Case:
         """Sizes per layer at each clean measured step."""
         return tuple(profile(self.model, r) for r in self.clean)
 
-    @cached_property
-    def budget(self) -> Budget | None:
-        """The gain budget at the first measured step."""
-        if not self.measured:
-            return None
-        first = self.measured[0]
-        return gain_budget(self.model, first.summaries, first.step)
+    def budget(self, step: int) -> Budget:
+        """The gain budget at a measured step."""
+        record = next(r for r in self.measured if r.step == step)
+        return gain_budget(self.model, record.summaries, step)
 
     @cached_property
     def late(self) -> dict[Site, Summary]:
@@ -125,19 +122,30 @@ class Case:
 
     @property
     def learns(self) -> bool:
-        """Whether the closing loss is below that of a constant output by more than its error."""
+        """Whether the closing loss is below that of a constant output by more than chance.
+
+        By more than two standard errors of the batches' losses, and by more than what a constant
+        fits by chance: of n rows, twice the gain in log-likelihood exceeds χ²₁ = 4 once in twenty
+        times (Wilks 1938), which is a loss of 2/n, in units of the noise for the squared error.
+        """
         end, error = self.closing_loss
-        return self.stopped != "diverged" and end < self.constant - 2.0 * error
+        squared = isinstance(self.spec.network.loss, HalfSquaredError)
+        chance = 2.0 / self.rows * (2.0 * self.constant if squared else 1.0)
+        return self.stopped != "diverged" and end < self.constant - max(2.0 * error, chance)
 
     @cached_property
     def falling(self) -> bool:
-        """Whether the loss still falls at the end at half its average pace or more."""
+        """Whether the loss still falls at the end, at half its average pace or more."""
         losses = self.telemetry.losses()
-        if len(losses) < 8:
+        if len(losses) < 8 or not np.isfinite(losses).all():
             return False
-        quarters = [float(np.mean(q)) for q in np.array_split(losses, 4)]
+        quarters = np.array_split(losses, 4)
+        means = [float(np.mean(q)) for q in quarters]
+        errors = [float(np.std(q, ddof=1)) / math.sqrt(len(q)) for q in quarters]
+        last = means[2] - means[3]
         # Three steps lead from the first quarter to the last; a steady fall makes them equal.
-        return 6.0 * (quarters[2] - quarters[3]) > quarters[0] - quarters[3] > 0.0
+        steady = 6.0 * last > means[0] - means[3] > 0.0
+        return steady and last > 2.0 * math.hypot(errors[2], errors[3])
 
     @property
     def enough(self) -> bool:
@@ -180,7 +188,7 @@ def change(values: tuple[float, ...], reference: float) -> NDArray[np.float64]:
     if not 0.0 < reference < math.inf:
         return np.zeros(len(values))
     with np.errstate(divide="ignore"):
-        out: NDArray[np.float64] = 2.0 * np.log(np.asarray(values) / reference)
+        out: NDArray[np.float64] = 2.0 * (np.log(np.asarray(values)) - math.log(reference))
     return out
 
 

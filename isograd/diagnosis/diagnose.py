@@ -49,7 +49,7 @@ def diagnose(case: Case) -> Diagnosis:
         findings=tuple(findings),
         profile=case.profiles[0] if case.profiles else None,
         late=case.profiles[-1] if case.profiles else None,
-        budget=case.budget,
+        budget=case.budget(case.measured[0].step) if case.measured else None,
         expectation=case.expectation,
         learned=case.learned,
     )

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from isograd.diagnosis.budget import LayerGain
 from isograd.diagnosis.case import TRAINABLE, Case, change
 from isograd.diagnosis.findings import Finding, Profile
 from isograd.diagnosis.rules.common import severity, theory_text
@@ -65,7 +66,7 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
         "relative_update_layers_concerned": rate,
         "relative_update_last_layer": top,
     }
-    mean = case.budget.mean() if case.budget else None
+    mean = case.budget(step).mean()
     if mean is not None:
         evidence |= {
             "budget_weights_decades": mean.weights,
@@ -80,7 +81,7 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
         layers=layers,
         step=step,
         evidence=evidence,
-        cause=_budget_text(case, gain),
+        cause=_budget_text(case, mean, gain),
         expectation=theory_text(case.expectation),
         disproof=(
             f"‖δ‖ at layer 1 within e^{TRAINABLE / 2:.0f} of that at layer {case.model.depth} "
@@ -89,9 +90,8 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
     )
 
 
-def _budget_text(case: Case, gain: float) -> str:
+def _budget_text(case: Case, mean: LayerGain | None, gain: float) -> str:
     """Of so many decades per layer, so much from each part."""
-    mean = case.budget.mean() if case.budget else None
     if mean is None:
         return (
             f"{_signed(gain)} decades per layer; the error signal is exactly 0 below the top, so "

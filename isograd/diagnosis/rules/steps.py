@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isograd.diagnosis.case import Case
+from isograd.diagnosis.case import TRAINABLE, Case
 from isograd.diagnosis.findings import Finding
-from isograd.diagnosis.rules.common import theory_text
+from isograd.diagnosis.rules.common import severity, theory_text
 from isograd.nn.model import Part, Place
 from isograd.telemetry.records import Record, Site
 
@@ -27,7 +27,7 @@ def non_finite(case: Case) -> Finding | None:
             limit = float(np.finfo(case.spec.dtype).max)
             return Finding(
                 name="non-finite value",
-                severity="fatal",
+                severity=severity(case, starved=False),
                 layers=(site.layer,) if site.layer else (),
                 step=record.step,
                 evidence={
@@ -97,63 +97,84 @@ def _promises(case: Case) -> list[tuple[int, float]]:
     ]
 
 
+SHRINK = 0.25
+"""Below this ratio of actual to promised change a trust region is shrunk (Nocedal & Wright 2006,
+algorithm 4.1). On a quadratic it means a step of more than one and a half times the best one."""
+
+
 def learning_rate_too_high(case: Case) -> Finding | None:
-    """Steps raise the loss of their own batch."""
+    """Steps raise the loss of their own batch; or lower it by far less than promised, in vain."""
     promises = _promises(case)
-    recent = [rho for _, rho in promises[len(promises) // 2 :]]
-    if not recent:
+    opening = [(step, rho) for step, rho in promises if step < case.spec.measure.first]
+    closing = promises[len(promises) // 2 :]
+
+    def median(window: list[tuple[int, float]]) -> float:
+        return float(np.median([rho for _, rho in window])) if window else 1.0
+
+    # What blows up in the first steps may lie still later; what learns well may overshoot a little.
+    bounds = [(closing, SHRINK if case.learned < 0.5 else 0.0)]
+    bounds += [(opening, SHRINK)] if case.learned < 0.5 else []
+    for window, bound in bounds:
+        ratio = median(window)
+        if not ratio >= bound:
+            break
+    else:
         return None
-    broken = float(np.mean([rho < 0.0 or math.isnan(rho) for rho in recent]))
-    if broken <= 0.5:
-        return None
+    raising = float(np.mean([not rho >= 0.0 for _, rho in window]))
+    first, last = window[0][0], window[-1][0]
     return Finding(
         name="learning rate too high",
         severity="fatal" if not case.learns else "serious",
         layers=(),
-        step=next(step for step, rho in promises if rho < 0.0 or math.isnan(rho)),
+        step=next(step for step, rho in promises if not rho >= bound),
         evidence={
-            "steps_that_raise_their_loss_share": broken,
-            "actual_over_predicted_median": float(np.median(recent)),
+            "steps_that_raise_their_loss_share": raising,
+            "actual_over_predicted_median": ratio,
             "learning_rate": case.spec.optimiser.lr,
         },
         cause=(
-            f"{broken:.0%} of the measured steps in the last half of the run raise the loss of "
-            "the very batch they were computed on: they overshoot its minimum along the step."
+            f"In steps {first} to {last} the loss of a step's own batch changed by {ratio:.2f} of "
+            f"what its gradient promised (median), and {raising:.0%} of the steps raised it: they "
+            "overshoot the minimum along the step."
         ),
-        expectation="A step that keeps to the region where the gradient holds lowers its own "
-        "batch's loss; on a quadratic it does so if and only if η < 2/λ along it.",
-        disproof="Steps of a third of the size that raise their own batch's loss as often.",
+        expectation="On a quadratic the ratio of actual to promised change is 1 − ½ of the step "
+        f"over the best one: {SHRINK} at one and a half times the best step, 0 at twice.",
+        disproof="Steps of a third of the size that keep no more of what they promise.",
     )
 
 
 def learning_rate_too_low(case: Case) -> Finding | None:
-    """The loss is still falling steadily, and steps see no curvature at all."""
-    promises = _promises(case)
-    recent = [rho for _, rho in promises[len(promises) // 2 :]]
-    if len(recent) < 3 or not case.learns or case.learned > 0.5:
+    """The steps see no curvature, and lead too slowly to where the loss is low."""
+    recent = [rho for _, rho in _promises(case)]
+    recent = recent[len(recent) // 2 :]
+    predicted = [-r.predicted for r in case.clean if r.predicted is not None]
+    if not predicted or case.stopped == "diverged" or case.learned > 0.5:
         return None
-    curvature = 1.0 - float(np.median(recent))
-    room = 0.5 / curvature if curvature > 0 else math.inf
-    if not case.falling or room < 10.0:
+    curvature = 1.0 - float(np.median(recent)) if recent else 0.0
+    room = 0.5 / curvature if curvature > 0.0 else math.inf
+    promised = float(np.median(predicted)) * len(case.telemetry.records)
+    short = promised < 0.5 * case.constant
+    # Where some layers stand still beside others, it is not the learning rate that is too low.
+    update = case.profiles[-1].update
+    together = max(update) < min(update) * math.exp(TRAINABLE / 2.0)
+    if room < 10.0 or not together or not (short or case.falling):
         return None
     return Finding(
         name="learning rate too low",
-        severity="serious",
+        severity="serious" if case.learns else "fatal",
         layers=(),
         step=case.clean[0].step,
         evidence={
             "longer_step_possible_factor": room,
             "actual_over_predicted_median": 1.0 - curvature,
+            "promised_fall": promised,
             "learned_share": case.learned,
             "learning_rate": case.spec.optimiser.lr,
         },
         cause=(
-            "The loss falls as steadily at the end as at the start, and along the steps it is "
-            f"straight to {abs(curvature):.1%}: the best step along the same direction is about "
-            f"{room:.0f} times longer."
-            if math.isfinite(room)
-            else "The loss falls as steadily at the end as at the start, and along the steps it "
-            "does not even curve upwards."
+            f"Over the whole run the steps promised a fall of the loss by {promised:.2g}, of "
+            f"{case.constant:.2g} that can be learned; and along a step the loss is straight to "
+            f"{abs(curvature):.1%}, so steps can be {_times(room)} longer."
         ),
         expectation="On a quadratic the ratio of actual to predicted change is 1 − ½ of the step "
         "over the best one.",
@@ -161,12 +182,16 @@ def learning_rate_too_low(case: Case) -> Finding | None:
     )
 
 
+def _times(room: float) -> str:
+    return f"about {room:.0f} times" if room < 1000.0 else "over 1000 times"
+
+
 # --- learning
 
 
 def no_learning(case: Case) -> Finding | None:
-    """The loss ends no lower than that of a constant output."""
-    if case.learns:
+    """The loss ends no lower than that of a constant output, and has stopped falling."""
+    if case.learns or (case.stopped == "finished" and case.falling):
         return None
     end, error = case.closing_loss
     return Finding(
@@ -181,5 +206,6 @@ def no_learning(case: Case) -> Finding | None:
         ),
         expectation="A network whose signal and error signal cross all its layers beats a "
         "constant output within the first epochs.",
-        disproof="A closing loss below that of a constant output by more than two standard errors.",
+        disproof="A closing loss below that of a constant output by more than two standard errors, "
+        "now or after a longer run.",
     )
