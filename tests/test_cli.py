@@ -166,9 +166,9 @@ def test_no_command_is_a_call_for_help(command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["doktor", "x.toml"], "No such command 'doktor'"),
-        (["train", "--epochs", "3", "x.toml"], "No such option: --epochs"),
-        (["--nope"], "No such option: --nope"),
+        (["doktor", "x.toml"], "No such command"),
+        (["train", "--epochs", "3", "x.toml"], "No such option"),
+        (["--nope"], "--nope"),
         (["train"], "Missing argument"),
         (["doctor"], "Missing argument"),
         (["show"], "Missing argument"),

@@ -18,14 +18,16 @@ from rich.table import Column
 
 
 class Bar:
-    """A progress bar that can step aside."""
+    """A progress bar that can step aside; none shows nothing."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, name: str, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` are done."""
+        if self._progress is None:
+            return
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note=note)
         self._progress.update(self._tasks[name], completed=done, note=note)
@@ -33,7 +35,7 @@ class Bar:
     @contextmanager
     def away(self) -> Iterator[None]:
         """What is printed meanwhile is not torn apart by the bar; tasks so far are done with."""
-        if self._progress.disable:
+        if self._progress is None:
             yield
             return
         self._progress.stop()
@@ -47,6 +49,9 @@ class Bar:
 @contextmanager
 def progress_bar(console: Console, *, quiet: bool = False) -> Iterator[Bar]:
     """A progress bar, where the console is a terminal; it is gone in the end."""
+    if quiet or not console.is_terminal:
+        yield Bar()
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -56,6 +61,5 @@ def progress_bar(console: Console, *, quiet: bool = False) -> Iterator[Bar]:
         TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
         console=console,
         transient=True,
-        disable=quiet or not console.is_terminal,
     ) as progress:
         yield Bar(progress)
