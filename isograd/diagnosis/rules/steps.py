@@ -111,9 +111,8 @@ def learning_rate_too_high(case: Case) -> Finding | None:
     def median(window: list[tuple[int, float]]) -> float:
         return float(np.median([rho for _, rho in window])) if window else 1.0
 
-    # What blows up in the first steps may lie still later; what learns well may overshoot a little.
-    bounds = [(closing, SHRINK if case.learned < 0.5 else 0.0)]
-    bounds += [(opening, SHRINK)] if case.learned < 0.5 else []
+    # What blows up in the first steps may lie still later; what learns may overshoot a little.
+    bounds = [(closing, 0.0)] if case.learns else [(closing, SHRINK), (opening, SHRINK)]
     for window, bound in bounds:
         ratio = median(window)
         if not ratio >= bound:
@@ -153,7 +152,7 @@ def learning_rate_too_low(case: Case) -> Finding | None:
     curvature = 1.0 - float(np.median(recent)) if recent else 0.0
     room = 0.5 / curvature if curvature > 0.0 else math.inf
     promised = float(np.median(predicted)) * len(case.telemetry.records)
-    short = promised < 0.5 * case.constant
+    short = not case.learns and promised < 0.5 * case.constant
     # Where some layers stand still beside others, it is not the learning rate that is too low.
     update = case.profiles[-1].update
     together = max(update) < min(update) * math.exp(TRAINABLE / 2.0)
