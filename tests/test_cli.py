@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as edited
 from rich.console import Console
 from test_run import strict
 
 import isograd.report
 from isograd import cli
 from isograd.diagnosis import Profile
+from isograd.nn import He, Xavier
+from isograd.nn.spec import ACTIVATION_NAMES, BUILT_IN_DATA, Init, Layer, Loss, Optimiser, kinds
 from isograd.nn.template import TEMPLATE
-from isograd.nn.toml import diff, load, loads
+from isograd.nn.toml import diff, loads
 from isograd.report import Report
 from isograd.report.terminal import chart
 from isograd.training.run import RESULT, SPEC, STORE, open_run
@@ -205,19 +208,20 @@ def test_init_then_train(command: Command) -> None:
     assert open_run(Path("runs/short-001")).stopped == "finished"
 
 
-def test_the_template_says_its_defaults(tmp_path: Path) -> None:
-    """Every value that is not optional may be left out without a change."""
-    bare = re.sub(
-        r"(?m)^(seed|dtype|test_fraction|standardise|stratify|epochs|first|every).*", "", TEMPLATE
-    )
-    bare = bare.replace("batch_size = 64", "").replace(", l2 = 0.0", "").replace("lr = 0.1", "")
-    (tmp_path / "whole.toml").write_text(TEMPLATE, encoding="utf-8")
-    (tmp_path / "bare.toml").write_text(bare, encoding="utf-8")
-    whole, left = load(tmp_path / "whole.toml"), load(tmp_path / "bare.toml")
-    assert whole.training.batch_size == 64
-    assert left.batch_size_for(1000) == 64
-    for part in ("data", "network", "optimiser", "measure", "seed", "dtype"):
-        assert getattr(whole, part) == getattr(left, part), part
+def test_the_template_says_its_defaults() -> None:
+    keys = "seed|dtype|test_fraction|standardise|stratify|loss|init|lr|epochs|first|every"
+    bare = re.sub(rf"(?m)^({keys}) .*", "", TEMPLATE)
+    whole, left = loads(TEMPLATE), loads(bare.replace("batch_size = 64", ""))
+    assert (whole.network.init, left.network.init) == (He(), Xavier())
+    assert whole.training.batch_size == left.batch_size_for(1000) == 64
+    network = edited(left.network, init=He())
+    training = edited(left.training, batch_size=64)
+    assert edited(left, network=network, training=training) == whole
+
+
+def test_the_template_names_all_that_can_be_chosen() -> None:
+    for names in (BUILT_IN_DATA, ACTIVATION_NAMES, *map(kinds, (Layer, Loss, Init, Optimiser))):
+        assert all(re.search(rf"\b{name}\b", TEMPLATE) for name in names)
 
 
 def test_init_writes_over_nothing(command: Command) -> None:

@@ -345,6 +345,25 @@ def test_other_damage(split: Split, folder: Path) -> None:
         open_run(folder)
 
 
+def test_telemetry_of_another_network(split: Split, folder: Path) -> None:
+    run(TEXT, split, folder)
+    layer = '  { kind = "dense", units = 3 },\n'
+    (folder / SPEC).write_text(TEXT.replace(layer, 2 * layer))
+    with pytest.raises(RunError, match=r"whole\n  came:  at step 0 it lacks \w+/3, which spec"):
+        open_run(folder)
+    (folder / SPEC).write_text(TEXT)
+    database = sqlite3.connect(folder / STORE)
+    database.execute("DELETE FROM summaries WHERE step = 4 AND site = 'a/1'")
+    database.commit()
+    with pytest.raises(RunError, match=r"at step 4 it lacks a/1, which .* or other steps have"):
+        open_run(folder)
+    database.execute("UPDATE summaries SET exponent_counts = x'00' WHERE step = 5")
+    database.commit()
+    database.close()
+    with pytest.raises(RunError, match=r"must be whole\n  came:  unpack requires"):
+        open_run(folder)
+
+
 def test_folders_of_no_run(tmp_path: Path) -> None:
     for look in (open_run, base_of):
         with pytest.raises(RunError, match=r"training made\n  came:  .* has no telemetry"):

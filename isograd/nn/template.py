@@ -1,7 +1,8 @@
 """The spec that `isograd init` writes."""
 
 TEMPLATE = """\
-# What isograd trains. Every key but data.source and network.layers has the default shown.
+# What isograd trains. Needed are data.source and network.layers; every other key has the default
+# shown, but for network.init.
 
 seed = 0              # of the split, the parameters and the order of the data
 dtype = "float32"     # or "float64"
@@ -26,7 +27,8 @@ layers = [
 ]
 # softmax_cross_entropy, binary_cross_entropy or half_squared_error; l2 is λ in ½λ‖W‖².
 loss = { kind = "softmax_cross_entropy", l2 = 0.0 }
-# constant, normal, xavier, he, lecun, orthogonal, or critical (χ₁ = 1 for the activation).
+# constant, normal, xavier (the default), he, lecun, orthogonal, or critical (χ₁ = 1 for the
+# activation).
 init = { kind = "he" }
 
 [optimiser]

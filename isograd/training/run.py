@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -23,7 +25,7 @@ from isograd.nn.losses import constant_loss
 from isograd.nn.model import Model, build
 from isograd.nn.spec import Spec
 from isograd.nn.toml import load
-from isograd.telemetry.records import Telemetry
+from isograd.telemetry.records import Site, Telemetry
 from isograd.telemetry.store import Store
 from isograd.training.data import Split
 from isograd.training.loop import Outcome, Progress, Stopped, fit, prepare
@@ -181,8 +183,7 @@ def open_run(folder: Path) -> StoredRun:
     Raises:
         RunError: if the folder is none of a run, or a file in it is damaged.
     """
-    _require_run(folder)
-    with Store.open(folder / STORE) as store:
+    with _store(folder) as store:
         telemetry = store.read()
     spec = load(folder / SPEC)
     facts = _facts(folder, telemetry.meta)
@@ -191,11 +192,13 @@ def open_run(folder: Path) -> StoredRun:
         result = msgspec.json.decode(path.read_bytes(), type=Result) if path.exists() else None
     except (msgspec.MsgspecError, OSError, ValueError) as error:
         raise _damaged(path, str(error)) from None
+    model = build(spec.network, facts["n_in"])
+    _require_sites(folder, model, telemetry)
     return StoredRun(
         path=folder,
         base=Path(facts["base"]),
         spec=spec,
-        model=build(spec.network, facts["n_in"]),
+        model=model,
         telemetry=telemetry,
         rows=facts["rows"],
         constant=facts["constant"],
@@ -209,19 +212,41 @@ def base_of(folder: Path) -> Path:
     Raises:
         RunError: as `open_run`.
     """
-    _require_run(folder)
-    with Store.open(folder / STORE) as store:
+    with _store(folder) as store:
         meta = store.meta()
     return Path(_facts(folder, meta)["base"])
 
 
-def _require_run(folder: Path) -> None:
+@contextmanager
+def _store(folder: Path) -> Iterator[Store]:
+    """A run's store, to read from; what cannot be made sense of is damage."""
     if not (folder / STORE).is_file():
         raise RunError(
             "a run must be a folder that training made",
             came=f"{folder} has no {STORE}" if folder.is_dir() else f"{folder} is no folder",
             fix="`isograd runs` lists those there are",
         )
+    try:
+        with Store.open(folder / STORE) as store:
+            yield store
+    except RunError:
+        raise
+    except (struct.error, ArithmeticError, TypeError, ValueError) as error:  # bits that flipped
+        raise _damaged(folder / STORE, str(error).splitlines()[0]) from error
+
+
+def _require_sites(folder: Path, model: Model, telemetry: Telemetry) -> None:
+    """Every measured step has the same sites, and they are those of the network in the spec."""
+    names = [p.site.partition("/")[2] for p in model.weights]
+    kinds = ("z", "v", "delta", "W", "dW", "uW")
+    wanted = {Site.parse(f"{kind}/{name}") for kind in kinds for name in names}
+    wanted |= set(telemetry.sites())
+    for record in telemetry.measured():
+        if lacking := wanted - record.summaries.keys():
+            came = (
+                f"at step {record.step} it lacks {min(lacking)}, which {SPEC} or other steps have"
+            )
+            raise _damaged(folder / STORE, came)
 
 
 def _facts(folder: Path, meta: Mapping[str, str]) -> dict[str, Any]:
