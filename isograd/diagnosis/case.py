@@ -109,8 +109,8 @@ class Case:
             return math.nan, math.nan
         if not np.isfinite(losses).all():
             return math.inf, 0.0
-        spread = float(np.std(losses, ddof=1)) if len(losses) > 1 else 0.0
-        return float(np.mean(losses)) - self.penalty, spread / math.sqrt(len(losses))
+        mean, error = _mean_error(losses)
+        return mean - self.penalty, error
 
     @property
     def penalty(self) -> float:
@@ -139,13 +139,12 @@ class Case:
         losses = self.telemetry.losses()
         if len(losses) < 8 or not np.isfinite(losses).all():
             return False
-        quarters = np.array_split(losses, 4)
-        means = [float(np.mean(q)) for q in quarters]
-        errors = [float(np.std(q, ddof=1)) / math.sqrt(len(q)) for q in quarters]
-        last = means[2] - means[3]
+        quarters = [_mean_error(q) for q in np.array_split(losses, 4)]
+        (first, _), *_, (third, third_error), (fourth, fourth_error) = quarters
+        last = third - fourth
         # Three steps lead from the first quarter to the last; a steady fall makes them equal.
-        steady = 6.0 * last > means[0] - means[3] > 0.0
-        return steady and last > 2.0 * math.hypot(errors[2], errors[3])
+        steady = 6.0 * last > first - fourth > 0.0
+        return steady and last > 2.0 * math.hypot(third_error, fourth_error)
 
     @property
     def enough(self) -> bool:
@@ -159,6 +158,13 @@ class Case:
     def expectation(self) -> Expectation:
         """What theory says of the network as initialised."""
         return expectation(self.model)
+
+
+def _mean_error(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and its standard error; of one value the error is 0."""
+    with np.errstate(over="ignore"):
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        return float(np.mean(values)), spread / math.sqrt(len(values))
 
 
 def profile(model: Model, record: Record) -> Profile:

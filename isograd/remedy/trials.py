@@ -111,9 +111,9 @@ class Arm:
         return self.gone and self.better
 
     def mean_sd(self, value: Callable[[Trial], float]) -> tuple[float, float]:
-        """Mean and standard deviation over the seeds."""
+        """Mean and standard deviation over the seeds; NaN where runs are too few or not finite."""
         values = [value(t) for t in self.trials]
-        if not values:
+        if not values or not all(map(math.isfinite, values)):
             return math.nan, math.nan
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 

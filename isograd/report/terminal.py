@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -224,6 +223,9 @@ def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
     if arm.refused:  # why is said with its patch
         table.add_row("", arm.name, lines, Text("cannot run", style="dim"))
         return
+    if not arm.trials:  # the trials were interrupted before its first
+        table.add_row("", arm.name, lines)
+        return
     gone = sum(not t.findings for t in arm.trials)
     style = "green" if gone == len(arm.trials) else "yellow" if gone else "red"
     gain = ""
@@ -234,19 +236,18 @@ def _arm_row(table: Table, arm: Arm, p: Prescription) -> None:
         mark,
         Text(arm.name, style="bold" if mark else "dim" if arm.over_none is None else ""),
         lines,
-        _mean_sd([t.train.loss for t in arm.trials], 3),
-        _mean_sd([100.0 * t.test.accuracy for t in arm.trials], 1),
+        _mean_sd(arm.mean_sd(lambda t: t.train.loss), 3),
+        _mean_sd(arm.mean_sd(lambda t: 100.0 * t.test.accuracy), 1),
         Text(f"{gone} of {len(arm.trials)}", style=style),
         gain,
     )
 
 
-def _mean_sd(values: Sequence[float], decimals: int) -> str:
-    if not all(map(math.isfinite, values)):
+def _mean_sd(pair: tuple[float, float], decimals: int) -> str:
+    mean, sd = pair
+    if math.isnan(mean):
         return "not finite"
-    if len(values) < 2:
-        return f"{values[0]:.4g}" if values else ""
-    return _pm(statistics.fmean(values), statistics.stdev(values), decimals)
+    return f"{mean:.4g}" if math.isnan(sd) else _pm(mean, sd, decimals)
 
 
 def _pm(value: float, reach: float, decimals: int, sign: str = "") -> str:
