@@ -565,6 +565,17 @@ def test_a_planted_value_is_found_in_its_place(site: str, bad: float) -> None:
     assert f"at {site} " in finding.cause
 
 
+@pytest.mark.parametrize("kind", ["g", "h", "dg", "dh", "ug", "uh", "n", "dn"])
+def test_a_value_of_a_normalisation_that_is_not_finite_is_named(kind: str) -> None:
+    layers = (Dense(8), LayerNorm(), Activation("relu"), Dense(3))
+    case = run(spec_of(layers, He(), SGD(0.05))).case
+    bad = Summary.of(np.array([1.0, np.inf]))
+    planted = with_summaries(case, Site.parse(f"{kind}/1"), bad)
+    finding = next(f for f in diagnose(planted).findings if f.name == "non-finite value")
+    assert f"at {kind}/1 " in finding.cause
+    assert finding.layers == (1,)
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -131,7 +130,7 @@ def active_interval(layer: Activation) -> tuple[float, float]:
         (low, high); an end is infinite where the slope stays large.
     """
     slope, kinks = phi(layer).df, phi(layer).kinks
-    grid = np.linspace(-40.0, 40.0, 160_001)  # activations are of scale 1; kinks lie on the grid
+    grid = _grid()
     level = np.abs(slope(grid))
     bound = SATURATED_SLOPE * float(level.max())
     active = np.flatnonzero(level >= bound)
@@ -154,11 +153,15 @@ def active_interval(layer: Activation) -> tuple[float, float]:
 
 def largest_slope(layer: Activation) -> float:
     """sup |φ′| to 1e-7, the most that an activation lets through backwards."""
-    grid = np.linspace(-40.0, 40.0, 160_001)
-    return float(np.abs(phi(layer).df(grid)).max())
+    return float(np.abs(phi(layer).df(_grid())).max())
 
 
-__all__: list[Any] = [
+def _grid() -> NDArray[np.float64]:
+    """Pre-activations to search: activations are of scale 1, and their kinks lie on the grid."""
+    return np.linspace(-40.0, 40.0, 160_001)
+
+
+__all__ = [
     "FORMULAS",
     "Formula",
     "activation",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from isograd.diagnosis.case import TRAINABLE, Case
 from isograd.diagnosis.findings import Finding
 from isograd.diagnosis.rules.common import severity, theory_text
-from isograd.nn.model import Part, Place
+from isograd.nn.model import Model
 from isograd.telemetry.records import Record, Site
 
 # --- non-finite values
@@ -19,7 +18,7 @@ from isograd.telemetry.records import Record, Site
 def non_finite(case: Case) -> Finding | None:
     """The first value that is not finite, in the order of computation."""
     for record in case.measured:
-        for site in _computed(case.model.places):
+        for site in _computed(case.model):
             summary = record.summaries.get(site)
             if summary is None or not summary.nonfinite:
                 continue
@@ -53,7 +52,10 @@ def non_finite(case: Case) -> Finding | None:
             severity="fatal",
             layers=(),
             step=last.step,
-            evidence={"loss": last.loss, "grad_norm": last.grad_norm or math.nan},
+            evidence={
+                "loss": last.loss,
+                "grad_norm": math.nan if last.grad_norm is None else last.grad_norm,
+            },
             cause="The loss or the norm of the gradient is not finite, every layer's values are: "
             "the overflow is in the loss itself or in the sum of squares.",
             expectation=theory_text(case.expectation),
@@ -62,19 +64,18 @@ def non_finite(case: Case) -> Finding | None:
     return None
 
 
-def _computed(places: Sequence[Place]) -> list[Site]:
+def _computed(model: Model) -> list[Site]:
     """Sites in the order in which a step computes them."""
-    forward = ["input/0", *(p.site for p in places)]
-    backward = [p.cotangent for p in reversed(places)]
-    suffixes = [p.site.partition("/")[2] for p in reversed(places) if p.part is Part.WEIGHTS]
-    gradients = [f"{kind}/{n}" for n in suffixes for kind in ("dW", "db", "uW", "ub")]
-    weights = [f"W/{n}" for n in suffixes]
-    return [Site.parse(s) for s in (*weights, *forward, *backward, *gradients)]
+    forward = ["input/0", *(p.site for p in model.places)]
+    backward = [p.cotangent for p in reversed(model.places)]
+    parameters = sorted(model.shapes, key=lambda name: -Site.parse(name).layer)  # from the top
+    gradients = [kind + name for kind in ("d", "u") for name in parameters]
+    return [Site.parse(s) for s in (*parameters, *forward, *backward, *gradients)]
 
 
 def _largest_before(case: Case, record: Record, site: Site) -> float:
     largest = 0.0
-    for other in _computed(case.model.places):
+    for other in _computed(case.model):
         if other == site:
             break
         if other in record.summaries:
