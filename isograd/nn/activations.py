@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isograd.engine.autodiff import jvp
 from isograd.engine.functions import erf, expm1, logistic, softplus, tanh, where
 from isograd.engine.ops import Value
-from isograd.nn.spec import DEFAULT_ALPHA, Activation
+from isograd.nn.spec import Activation
 from isograd.theory import Phi
 
 # Klambauer et al. 2017, eq. 14: the fixed point of mean and variance at (0, 1).
@@ -92,7 +92,7 @@ FORMULAS: dict[str, Formula] = {
 def activation(layer: Activation) -> Callable[[Value], Value]:
     """The function that a layer of the spec applies, elementwise."""
     formula = FORMULAS[layer.name]
-    alpha = DEFAULT_ALPHA.get(layer.name, 0.0) if layer.alpha is None else layer.alpha
+    alpha = layer.parameter
 
     @np.errstate(all="ignore")  # infinities and NaN are results, on plain arrays too
     def function(x: Value) -> Value:

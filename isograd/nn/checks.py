@@ -61,6 +61,25 @@ def real(
     force_setattr(node, key, number)
 
 
+def reals(node: Struct, key: str, *, low: float = -math.inf, optional: bool = False) -> None:
+    """A list of finite numbers, at least low and not all 0, kept as a tuple of floats."""
+    value = getattr(node, key)
+    if optional and value is None:
+        return
+    must = f"a list of finite numbers of at least {low}, not all 0"
+    if not isinstance(value, list | tuple) or not value:
+        raise wrong(node, key, must, "give a number for each")
+    numbers = []
+    for x in value:
+        good = isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) and x >= low
+        if not good:
+            raise wrong(node, key, must, f"correct {shown(x)}")
+        numbers.append(float(x))
+    if not any(numbers):
+        raise wrong(node, key, must, "give one that is not 0")
+    force_setattr(node, key, tuple(numbers))
+
+
 def flag(node: Struct, key: str) -> None:
     """True or false, not 0 or 1."""
     if not isinstance(getattr(node, key), bool):

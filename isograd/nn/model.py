@@ -41,6 +41,19 @@ Params = Mapping[str, Value]
 "h/l" (M_l,)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Counter-based randomness: what is drawn is a function of these and of the place alone.
+
+    Attributes:
+        key: (2,) uint32, of the run.
+        step: () uint32, of the step.
+    """
+
+    key: Value
+    step: Value
+
+
 class Part(enum.Enum):
     """What a place does. Its value names its share in the gain budget."""
 
@@ -219,6 +232,24 @@ class Model:
                     x = x + skips.pop()
             x = F.probe(x, p.site, p.cotangent)
         return x
+
+    @property
+    def statistics(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what training gathers but does not learn (running moments), by name."""
+        return {}
+
+    def train_loss(
+        self, params: Params, x: Value, target: Value, noise: Noise
+    ) -> tuple[Value, dict[str, Value]]:
+        """The structured risk of a batch as training sees it, and the statistics after it.
+
+        Args:
+            params: learned parameters and statistics.
+            x: inputs (n, n_in).
+            target: as `isograd.nn.losses.loss` takes it.
+            noise: from which random layers draw.
+        """
+        return self.loss(params, x, target), {name: params[name] for name in self.statistics}
 
     @np.errstate(all="ignore")
     def loss(self, params: Params, x: Value, target: Value) -> Value:

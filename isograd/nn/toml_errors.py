@@ -17,12 +17,14 @@ _TABLES: dict[str, Any] = {
     "network": s.Network,
     "training": s.Training,
     "measure": s.Measure,
+    "early_stopping": s.EarlyStopping,
 }
 _UNIONS: dict[str, Any] = {
     "layers": s.Layer,
     "init": s.Init,
     "loss": s.Loss,
     "optimiser": s.Optimiser,
+    "schedule": s.Schedule,
 }
 _SAMPLES = {
     "data": 'add [data] with source = "digits", or a path to a .csv or .npz',

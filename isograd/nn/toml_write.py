@@ -71,6 +71,8 @@ def _value(value: Any, indent: str = "") -> str:
     if isinstance(value, Struct):
         pairs = (f"{key} = {_value(v, indent)}" for key, v in _pairs(value).items())
         return "{ " + ", ".join(pairs) + " }"
+    if isinstance(value, tuple) and not any(isinstance(v, Struct) for v in value):
+        return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, tuple):
         inner = indent + _INDENT
         return "[\n" + "".join(f"{inner}{_value(v, inner)},\n" for v in value) + indent + "]"
@@ -102,14 +104,23 @@ def _append(table: Any, key: str, item: Any) -> None:
 
 def _edit_key(table: Any, key: str, value: Any) -> None:
     old = table[key]
-    if isinstance(value, tuple):
+    if key == "layers":
         table[key] = _edit_layers(old, value)
     elif isinstance(old, InlineTable):
         table[key] = _edit_inline(old, value)
     elif isinstance(value, Struct):
         _edit_table(old, value)
-    elif old != value:
+    elif _plain(old) != _plain(value):
         table[key] = tomlkit.value(_value(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a document or of a spec, as plain containers."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Struct):
+        return {key: _plain(v) for key, v in _pairs(value).items()}
+    return value.unwrap() if hasattr(value, "unwrap") else value
 
 
 def _edit_inline(table: Any, node: Struct) -> Any:

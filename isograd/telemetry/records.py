@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from isograd.errors import IsogradError, nearest
 from isograd.telemetry.summary import EMPTY, Summary
 
-Signal = Literal["input", "z", "v", "n", "a", "s", "r"]
+Signal = Literal["input", "z", "v", "n", "a", "m", "k", "s", "r"]
 """Input, pre-activation, z minus its mean over the batch (what of it depends on the input),
-normalised, activation, input of a residual branch, residual sum."""
-Cotangent = Literal["delta", "dn", "da", "ds", "dr"]
-"""∂L/∂z (the error signal δ), and ∂L/∂ of n, a, s and r."""
-Parameter = Literal["W", "b", "g", "h"]
-"""Weights, biases, scale and shift of a normalisation."""
-Gradient = Literal["dW", "db", "dg", "dh"]
+normalised, activation, masked by dropout, scaled, input of a residual branch, residual sum."""
+Cotangent = Literal["delta", "dn", "da", "dm", "dk", "ds", "dr"]
+"""∂L/∂z (the error signal δ), and ∂L/∂ of n, a, m, k, s and r."""
+Parameter = Literal["W", "b", "g", "h", "c"]
+"""Weights, biases, scale and shift of a normalisation, and the learned number of a scale layer or
+of an activation."""
+Gradient = Literal["dW", "db", "dg", "dh", "dc"]
 """∂L/∂ of the parameters."""
-Update = Literal["uW", "ub", "ug", "uh"]
-"""ΔW, Δb, Δg, Δh: what the optimiser adds."""
+Update = Literal["uW", "ub", "ug", "uh", "uc"]
+"""ΔW, Δb, Δg, Δh, Δc: what the optimiser adds."""
 Kind: TypeAlias = Literal[Signal, Cotangent, Parameter, Gradient, Update]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _WRITTEN = re.compile(r"([^/]*)/(\d+)(?:\.([1-9]\d*))?", re.ASCII)
