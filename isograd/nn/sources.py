@@ -1,0 +1,133 @@
+"""Where data come from, and how they are split."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from msgspec.structs import force_setattr
+
+from isograd.errors import SpecError, nearest
+from isograd.nn.checks import flag, one_of, place, real, shown, whole, wrong
+from isograd.nn.structs import Table
+
+BUILT_IN_DATA = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+SYNTHETIC_DATA = ("moons", "circles", "blobs", "spirals")
+"""Data drawn from the seed."""
+FILE_TYPES = (".npz", ".csv", ".parquet", ".idx", ".idx.gz")
+"""How a path of data ends; files of MNIST's format may also be called …-ubyte and …-ubyte.gz."""
+ARRAYS = "arrays"
+"""The source of data that a Python program hands over as arrays."""
+
+
+class Data(Table, frozen=True):
+    """Where the data come from and how they are split.
+
+    Args:
+        source: a built-in or synthetic set, a path that ends as in FILE_TYPES, or "arrays" for
+            data that a Python program hands over.
+        target: the target column of a .csv or .parquet; None is the last.
+        labels: the file of the labels, for source a file of images in idx format.
+        test: a file of test rows, in the format of source; None splits source.
+        test_labels: the file of their labels, for idx.
+        test_fraction: the share of rows kept for the test, in (0, 1); not used with `test`.
+        validation_fraction: the share of the other rows kept for validation, in [0, 1).
+        standardise: bring every feature to mean 0 and variance 1 on the training part;
+            "jointly" takes one mean and one variance for all features together.
+        stratify: keep the shares of the classes in all parts.
+        missing: what to do with missing features: refuse them, fill in the mean or the median of
+            the training part, or drop the row.
+        rows, noise: how many rows to draw of a synthetic set, and how noisy; None are its own.
+    """
+
+    source: str
+    target: str | None = None
+    labels: str | None = None
+    test: str | None = None
+    test_labels: str | None = None
+    test_fraction: float = 0.2
+    validation_fraction: float = 0.0
+    standardise: bool | Literal["jointly"] = True
+    stratify: bool = True
+    missing: Literal["refuse", "mean", "median", "drop"] = "refuse"
+    rows: int | None = None
+    noise: float | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("source", "labels", "test", "test_labels"):
+            if isinstance(getattr(self, key), os.PathLike):
+                force_setattr(self, key, os.fspath(getattr(self, key)))
+        known = (*BUILT_IN_DATA, *SYNTHETIC_DATA, ARRAYS)
+        endings = f"{', '.join(FILE_TYPES[:-1])} or {FILE_TYPES[-1]}"
+        if not isinstance(self.source, str) or not (self.source in known or self.format):
+            raise SpecError(
+                f"source must be a built-in data set or a path that ends in {endings}",
+                came=shown(self.source),
+                where=place(self, "source"),
+                fix=nearest(self.source if isinstance(self.source, str) else "", known),
+            )
+        self._only("target", "names a column, so source must be a .csv or .parquet file", "table")
+        self._only("labels", "names the labels of an idx file", "idx")
+        self._only("test", "must stand beside a source that is a file", "table", "idx", "npz")
+        self._only("test_labels", "names the labels of an idx file", "idx")
+        if self.format == "idx" and self.labels is None:
+            raise SpecError(
+                "an idx file of images needs one of labels",
+                came=f"source = {shown(self.source)} alone",
+                where=place(self, "labels"),
+                fix='add labels = "…-labels-idx1-ubyte.gz"',
+            )
+        if self.test is not None and format_of(self.test) != self.format:
+            raise wrong(self, "test", "a file of the format of source", "convert it")
+        if self.format == "idx" and (self.test is None) != (self.test_labels is None):
+            raise SpecError(
+                "test and test_labels go together",
+                came="one of them",
+                where=place(self, "test_labels"),
+                fix="give both or none",
+            )
+        real(self, "test_fraction", above=0, below=1)
+        real(self, "validation_fraction", low=0, below=1)
+        if self.standardise != "jointly" and not isinstance(self.standardise, bool):
+            raise wrong(self, "standardise", 'true, false or "jointly"', "give one of these")
+        flag(self, "stratify")
+        one_of(self, "missing", ("refuse", "mean", "median", "drop"))
+        for key in ("rows", "noise"):
+            if getattr(self, key) is not None and self.source not in SYNTHETIC_DATA:
+                raise SpecError(
+                    f"{key} is for synthetic data: {', '.join(SYNTHETIC_DATA)}",
+                    came=f"{key} = {shown(getattr(self, key))} with {shown(self.source)}",
+                    where=place(self, key),
+                    fix=f"remove {key}",
+                )
+        whole(self, "rows", low=10, high=10_000_000, optional=True)
+        real(self, "noise", low=0, optional=True)
+
+    @property
+    def format(self) -> str | None:
+        """ "npz", "table", "idx", or None where source is no file."""
+        return format_of(self.source)
+
+    def _only(self, key: str, must: str, *formats: str) -> None:
+        value = getattr(self, key)
+        if value is None:
+            return
+        if not (isinstance(value, str) and value):
+            raise wrong(self, key, "a string", "remove it, or give a name")
+        if self.format not in formats:
+            raise SpecError(
+                f"{key} {must}",
+                came=f"{key} = {shown(value)} with source = {shown(self.source)}",
+                where=place(self, key),
+                fix=f"remove {key}",
+            )
+
+
+def format_of(path: str) -> str | None:
+    """The format that a path ends in: "npz", "table" or "idx"; None if it is none of them."""
+    name = path.lower()
+    if name.endswith(".npz"):
+        return "npz"
+    if name.endswith((".csv", ".parquet")):
+        return "table"
+    return "idx" if name.endswith((".idx", ".idx.gz", "-ubyte", "-ubyte.gz")) else None
