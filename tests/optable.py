@@ -196,6 +196,26 @@ def _logistic_slope(x: Any) -> Any:
     return mpf(0) if mpmath.isinf(x) else mp.exp(-abs(x)) / (1 + mp.exp(-abs(x))) ** 2
 
 
+def _oscillating(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of an angle, with digits enough to reduce the largest one; NaN at ±inf."""
+
+    def value(x: Any) -> Any:
+        if mpmath.isinf(x):
+            return NAN
+        with mpmath.workdps(360):
+            return +f(x)
+
+    return value
+
+
+def _large_angles(info: Any) -> list[float]:
+    """Angles near multiples of π/2, where digits cancel, and large ones; the last is the float64
+    nearest to such a multiple (Muller 2016, Elementary functions, on range reduction)."""
+    near = [k * math.pi / 2 for k in (1, 2, 3, 101, 1e5, 1e15)]
+    worst = [math.ldexp(6381956970095103.0, 797)] if info.bits == 64 else []
+    return [s * x for x in (*near, 1e3, 1e5, 71476.0, 1e8, 1e22, 1e30, *worst) for s in (1, -1)]
+
+
 _EXACT = {"ulps": 0, "slope_ulps": lambda *x: 0}
 _NONE = (None, None)
 
@@ -337,6 +357,18 @@ ELEMENTWISE = (
             slope_ulps=lambda x: 8 + x * x,
         ),
         integers=False,
+    ),
+    *(
+        _elementwise(
+            op,
+            # NumPy's vector instructions are 8 units off at the worst case.
+            _real(_oscillating(f), _oscillating(slope), points=_large_angles, ulps=8),
+            integers=False,
+        )
+        for op, f, slope in (
+            (Op.SIN, mp.sin, mp.cos),
+            (Op.COS, mp.cos, lambda x: -mp.sin(x)),
+        )
     ),
     *(
         _elementwise(op, Scalar(compare, _NONE, ulps=0))

@@ -176,7 +176,7 @@ def check_slopes(row: Row, dtype: Any, args: list[Any], value: Any) -> None:
 
 
 def test_odd_functions_keep_the_sign_of_zero() -> None:
-    for op in (Op.TANH, Op.ERF, Op.EXPM1, Op.LOG1P, Op.SQRT, Op.NEG):
+    for op in (Op.TANH, Op.ERF, Op.SIN, Op.EXPM1, Op.LOG1P, Op.SQRT, Op.NEG):
         for zero in (0.0, -0.0):
             out = apply(op, np.asarray(zero))
             assert np.signbit(out) == (np.signbit(zero) != (op is Op.NEG)), op

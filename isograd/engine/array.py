@@ -244,6 +244,8 @@ _UFUNCS: dict[Any, Callable[..., Value]] = {
     np.sqrt: F.sqrt,
     np.square: F.square,
     np.tanh: F.tanh,
+    np.sin: F.sin,
+    np.cos: F.cos,
     np.matmul: F.matmul,
     np.equal: F.equal,
     np.not_equal: F.not_equal,

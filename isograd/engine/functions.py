@@ -130,6 +130,8 @@ sqrt = _unary(Op.SQRT, "√x.")
 tanh = _unary(Op.TANH, "(eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).")
 logistic = _unary(Op.LOGISTIC, "σ(x) = 1 / (1 + e⁻ˣ).")
 erf = _unary(Op.ERF, "2/√π ∫₀ˣ e^(−t²) dt.")
+sin = _unary(Op.SIN, "sin x, x in radians.")
+cos = _unary(Op.COS, "cos x, x in radians.")
 softplus = _unary(Op.SOFTPLUS, "ln(1 + eˣ), without overflow.")
 
 

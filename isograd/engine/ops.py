@@ -42,6 +42,8 @@ class Op(enum.Enum):
     TANH = "tanh"
     LOGISTIC = "logistic"
     ERF = "erf"
+    SIN = "sin"
+    COS = "cos"
     # comparisons and choice
     EQ = "eq"
     NE = "ne"

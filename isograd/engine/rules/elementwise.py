@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from isograd.engine.functions import exp, log, logistic, power, sign, where
+from isograd.engine.functions import cos, exp, log, logistic, power, sign, sin, where
 from isograd.engine.graph import ArraySpec
 from isograd.engine.ops import Op, Rule, Value, define
 from isograd.errors import ShapeError
@@ -162,6 +162,8 @@ _elementwise(
     lambda t, out, x: t * (2.0 / math.sqrt(math.pi) * exp(-(x * x))),
     domain="all; the derivative to a relative error of x² unit roundoffs",
 )
+_elementwise(Op.SIN, np.sin, lambda t, out, x: t * cos(x), domain="finite x; NaN at ±inf")
+_elementwise(Op.COS, np.cos, lambda t, out, x: -t * sin(x), domain="finite x; NaN at ±inf")
 _elementwise(
     Op.SOFTPLUS,
     lambda x: np.logaddexp(x, x.dtype.type(0)),
