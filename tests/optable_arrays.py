@@ -203,6 +203,35 @@ def _reshape(x: np.ndarray, *, shape: Shape) -> np.ndarray:
     return _build(shape, x.dtype, lambda i: next(numbers))
 
 
+# --- random bits
+
+
+def threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+    """Threefry-2x32, 20 rounds, on Python's integers (Salmon et al. 2011, sec. 3.3)."""
+    keys = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    x, y = ((c + k) % 2**32 for c, k in zip(counter, key, strict=True))
+    for r in range(20):
+        by = (13, 15, 26, 6, 17, 29, 16, 24)[r % 8]
+        x = (x + y) % 2**32
+        y = ((y << by) % 2**32 | y >> (32 - by)) ^ x
+        if r % 4 == 3:
+            s = r // 4 + 1
+            x, y = (x + keys[s % 3]) % 2**32, (y + keys[(s + 1) % 3] + s) % 2**32
+    return x, y
+
+
+def _random_bits(key: np.ndarray, counter: np.ndarray, *, shape: Shape) -> np.ndarray:
+    def element(index: Shape) -> int:
+        i = int(np.ravel_multi_index(index, shape)) if index else 0
+        return threefry((int(key[0]), int(key[1])), (i // 2, int(counter)))[i % 2]
+
+    return _build(shape, np.uint32, element)
+
+
+def _words(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    return rng.integers(0, 2**32, shape, np.uint32)
+
+
 def _cases(*rows: tuple[Any, ...]) -> tuple[Case, ...]:
     """From (shape, …, params) to cases."""
     return tuple(Case(row[:-1], row[-1]) for row in rows)
@@ -367,6 +396,19 @@ ARRAYS = (
         ),
         (lambda rng, shape: np.round(4 * rng.normal(size=shape)) / 4,),  # float32 holds them
         value=lambda x, *, dtype: _build(x.shape, dtype, lambda i: dtype.type(x[i])),
+    ),
+    Row(
+        Op.RANDOM_BITS,
+        _cases(
+            ((2,), (), {"shape": (3, 5)}),
+            ((2,), (), {"shape": ()}),
+            ((2,), (), {"shape": (4,)}),
+            ((2,), (), {"shape": (0, 3)}),
+        ),
+        (_words, _words),
+        value=_random_bits,
+        smooth=(),
+        integers=False,
     ),
     Row(
         Op.LOGSUMEXP,

@@ -414,6 +414,35 @@ def ones_like(x: Value | ArraySpec) -> Value:
     return np.ones(spec.shape, spec.dtype)
 
 
+# --- randomness without state
+
+
+def random_bits(key: Value, counter: Value, shape: Sequence[int]) -> Value:
+    """Random words, a function of key, counter and place alone; derivative 0.
+
+    Elements 2i and 2i + 1, counted in row order, are the two words of the Threefry-2x32 block with
+    counter words (i, counter).
+
+    Args:
+        key: (2,) uint32.
+        counter: () uint32, or a Python integer in [0, 2³²).
+        shape: of the result; at most 2³³ elements.
+
+    Returns:
+        uint32 of that shape.
+
+    Raises:
+        ShapeError: if key or counter is something else, or the result too large.
+
+    References:
+        Salmon, Moraes, Dror & Shaw 2011, Parallel random numbers: as easy as 1, 2, 3.
+    """
+    if type(counter) is int and 0 <= counter < 2**32:
+        counter = np.asarray(counter, np.uint32)
+    target = tuple(operator.index(n) for n in shape)
+    return apply(Op.RANDOM_BITS, asarray(key), asarray(counter), shape=target)
+
+
 # --- identities with a meaning
 
 

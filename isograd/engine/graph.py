@@ -19,6 +19,7 @@ _SHORT = {
     "float16": "f16",
     "int64": "i64",
     "int32": "i32",
+    "uint32": "u32",
     "uint8": "u8",
     "bool": "bool",
 }

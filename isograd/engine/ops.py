@@ -66,6 +66,8 @@ class Op(enum.Enum):
     GATHER = "gather"
     SCATTER_ADD = "scatter_add"
     CAST = "cast"
+    # randomness without state
+    RANDOM_BITS = "random_bits"
     # stable composites
     SOFTPLUS = "softplus"
     LOGSUMEXP = "logsumexp"

@@ -68,19 +68,17 @@ def _renamed(eqn: Eqn, new: Mapping[Var, Var]) -> Eqn:
 
 # --- constant folding
 
+_GROWING = frozenset({Op.BROADCAST, Op.RANDOM_BITS})
+
 
 def _fold_constants(graph: Graph) -> tuple[Graph, int]:
-    """Evaluate what depends on constants alone. A broadcast stays: it would take memory."""
+    """Evaluate what depends on constants alone. What makes much of little would take memory."""
     constants = dict(graph.constants)
     eqns: list[Eqn] = []
     folded = 0
     for eqn in graph.eqns:
         rule = RULES[eqn.op]
-        if (
-            eqn.op is not Op.BROADCAST
-            and not rule.effect
-            and all(v in constants for v in eqn.inputs)
-        ):
+        if eqn.op not in _GROWING and not rule.effect and all(v in constants for v in eqn.inputs):
             with np.errstate(all="ignore"):
                 value = rule.eval(*(constants[v] for v in eqn.inputs), **eqn.params)
             constants[eqn.output] = np.asarray(value)
