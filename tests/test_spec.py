@@ -23,24 +23,36 @@ from isograd.nn import toml
 
 # Random specs ------------------------------------------------------------------------------------
 
+finite = st.floats(allow_infinity=False, allow_nan=False)
 positive = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
 unit = st.floats(0, 1, exclude_max=True)
+inside = st.floats(0, 1, exclude_min=True, exclude_max=True)
 maybe = st.none() | positive
+counts = st.integers(1, 2**63 - 1)
 inits = st.one_of(
-    st.builds(s.Constant, st.floats(allow_nan=False, allow_infinity=False)),
+    st.just(s.Zeros()),
+    st.builds(s.Constant, finite),
     st.builds(s.Normal, positive),
+    st.builds(s.Uniform, positive),
+    st.builds(s.LSUV, positive, positive, st.integers(1, 1000)),
     *(
         st.builds(scheme, st.sampled_from(["normal", "uniform"]), maybe)
         for scheme in (s.Xavier, s.He, s.LeCun)
     ),
     st.builds(s.Orthogonal, maybe),
-    st.builds(s.Critical, maybe, st.sampled_from(["normal", "orthogonal"])),
+    st.builds(s.Critical, maybe, st.sampled_from(["normal", "orthogonal"]), positive),
 )
 leaves = st.one_of(
     st.builds(s.Dense, st.integers(1, s.MAX_UNITS), st.booleans(), st.none() | inits),
     st.builds(s.Activation, st.sampled_from(s.ACTIVATION_NAMES)),
     st.builds(s.Activation, st.sampled_from(["leaky_relu", "elu"]), maybe),
+    st.builds(s.Activation, st.just("prelu"), maybe, learned=st.none() | st.booleans()),
+    st.builds(s.Activation, st.just("swish"), beta=finite, learned=st.none() | st.booleans()),
+    st.builds(s.Dropout, unit),
     st.builds(s.LayerNorm, positive),
+    st.builds(s.RMSNorm, positive),
+    st.builds(s.BatchNorm, positive, st.floats(0, 1, exclude_min=True)),
+    st.builds(s.Scale, finite, st.booleans()),
 )
 
 
@@ -54,33 +66,70 @@ descents = st.builds(s.GradientDescent, positive)
 optimisers = st.one_of(
     st.builds(s.SGD, positive),
     st.builds(s.Momentum, positive, unit),
+    st.builds(s.Nesterov, positive, unit),
+    st.builds(s.AdamW, positive, unit, unit, positive, unit),
     st.builds(s.AdaGrad, positive, positive),
     st.builds(s.RMSProp, positive, unit, positive),
     st.builds(s.Adam, positive, unit, unit, positive),
 )
+losses = st.one_of(
+    *(st.builds(loss, unit) for loss in (s.HalfSquaredError, s.MeanSquaredError)),
+    st.builds(s.Huber, unit, positive),
+    st.builds(s.BinaryCrossEntropy, unit, st.sampled_from(["logits", "probabilities"])),
+    st.builds(s.SoftmaxCrossEntropy, unit, st.none() | st.lists(positive, min_size=1, max_size=4)),
+)
+names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+files = [names.map(lambda name, end=end: name + end) for end in s.FILE_TYPES]
+idx = files[3] | files[4]
 data = st.one_of(
     st.builds(
         s.Data,
-        st.sampled_from(s.BUILT_IN_DATA) | st.text().map(lambda name: name + ".npz"),
-        test_fraction=st.floats(0, 1, exclude_min=True, exclude_max=True),
-        standardise=st.booleans(),
+        st.sampled_from(s.BUILT_IN_DATA) | files[0],
+        test_fraction=inside,
+        validation_fraction=unit,
+        standardise=st.booleans() | st.just("jointly"),
         stratify=st.booleans(),
+        missing=st.sampled_from(["refuse", "mean", "median", "drop"]),
     ),
-    st.builds(s.Data, st.text().map(lambda name: name + ".csv"), st.text(min_size=1)),
+    st.builds(s.Data, files[1] | files[2], names, test=st.none() | files[1]),
+    st.builds(s.Data, idx, labels=idx, test=idx, test_labels=idx),
+    st.builds(
+        s.Data,
+        st.sampled_from(s.SYNTHETIC_DATA),
+        rows=st.none() | st.integers(10, 10**7),
+        noise=st.none() | unit,
+    ),
 )
-counts = st.integers(1, 2**63 - 1)
+schedules = st.one_of(
+    st.just(s.ConstantRate()),
+    st.builds(s.StepDecay, positive, positive),
+    st.builds(s.ExponentialDecay, positive),
+    st.builds(s.CosineDecay, unit, st.none() | st.floats(1e19, 1e300)),
+    st.builds(s.WarmUp, inside, positive),
+    st.builds(s.OneCycle, positive, unit, inside, st.none() | st.floats(1e19, 1e300)),
+    st.builds(s.Plateau, inside, st.integers(0, 9), unit),
+)
 
 
 @st.composite
 def specs(draw):
     optimiser = draw(descents | optimisers)
     batch = st.none() if isinstance(optimiser, s.GradientDescent) else st.none() | counts
-    losses = (s.HalfSquaredError, s.BinaryCrossEntropy, s.SoftmaxCrossEntropy)
+    source, normalise = draw(data), draw(st.booleans())
+    stop = st.none() | st.builds(s.EarlyStopping, st.integers(1, 9), unit)
     return s.Spec(
-        draw(data),
-        s.Network(draw(layer_lists), draw(st.sampled_from(losses))(draw(unit)), draw(inits)),
+        source,
+        s.Network(draw(layer_lists), draw(losses), draw(inits)),
         optimiser,
-        s.Training(draw(counts), draw(batch), draw(maybe), draw(maybe)),
+        s.Training(
+            draw(counts),
+            draw(batch),
+            draw(maybe),
+            None if normalise else draw(maybe),
+            normalise,
+            draw(st.lists(schedules, max_size=3)),
+            draw(stop) if source.validation_fraction else None,
+        ),
         s.Measure(draw(counts) - 1, draw(counts) - 1),
         draw(counts) - 1,
         draw(st.sampled_from(["float32", "float64"])),
@@ -113,6 +162,18 @@ def test_numbers_are_kept_as_plain_python_numbers():
     assert type(s.Adam(lr=1).lr) is float
 
 
+def weighted(class_weights):
+    return s.SoftmaxCrossEntropy(class_weights=class_weights)
+
+
+def images(**files):
+    return s.Data("a.idx", labels="b.idx", **files)
+
+
+def scheduled(schedule):
+    return s.Training(epochs=30, schedule=schedule)
+
+
 @pytest.mark.parametrize(
     ("make", "place", "came", "fix"),
     [
@@ -131,7 +192,26 @@ def test_numbers_are_kept_as_plain_python_numbers():
         (lambda: s.Activation(3), "Activation.name", "name = 3", "known: elu, erf, gelu"),
         (lambda: s.Activation("tanh", 1), "Activation.alpha", "alpha = 1 with tanh", "remove"),
         (lambda: s.Activation("elu", -1), "Activation.alpha", "alpha = -1", "at least 0"),
+        (lambda: s.Activation([]), "Activation.name", "name = []", "known: elu, erf, gelu"),
+        (lambda: s.Activation("elu", beta=1), "Activation.beta", "beta = 1 with elu", "remove"),
+        (lambda: s.Activation("swish", 1), "Activation.alpha", "alpha = 1 with swish", "remove"),
+        (lambda: s.Activation("swish", beta="1"), "Activation.beta", "beta = '1'", "finite"),
+        (lambda: s.Activation("prelu", learned=1), "Activation.learned", "learned = 1", "true or"),
+        (
+            lambda: s.Activation("elu", learned=False),
+            "Activation.learned",
+            "learned = False with elu",
+            "remove learned",
+        ),
+        (lambda: s.Dropout(1), "Dropout.rate", "rate = 1", "at least 0 and below 1"),
+        (lambda: s.Dropout(-0.1), "Dropout.rate", "rate = -0.1", "at least 0 and below 1"),
         (lambda: s.LayerNorm(0), "LayerNorm.eps", "eps = 0", "above 0"),
+        (lambda: s.RMSNorm(0), "RMSNorm.eps", "eps = 0", "above 0"),
+        (lambda: s.BatchNorm(0), "BatchNorm.eps", "eps = 0", "above 0"),
+        (lambda: s.BatchNorm(momentum=0), "BatchNorm.momentum", "= 0", "above 0 and at most 1"),
+        (lambda: s.BatchNorm(momentum=1.1), "BatchNorm.momentum", "= 1.1", "at most 1"),
+        (lambda: s.Scale(math.inf), "Scale.value", "value = inf", "finite"),
+        (lambda: s.Scale(1, learned="no"), "Scale.learned", "learned = 'no'", "true or false"),
         (lambda: s.Residual([]), "Residual.layers", "layers = []", "add a layer"),
         (lambda: s.Residual([3]), "Residual.layers[0]", "3", "known: dense"),
         (lambda: s.Residual(s.Dense(3)), "Residual.layers", "Dense(", "add a layer"),
@@ -149,12 +229,43 @@ def test_numbers_are_kept_as_plain_python_numbers():
             "'uniform'",
             "'normal'",
         ),
+        (lambda: s.Critical(gain=0), "Critical.gain", "gain = 0", "above 0"),
+        (lambda: s.Uniform(0), "Uniform.gain", "gain = 0", "above 0"),
+        (lambda: s.LSUV(0), "LSUV.gain", "gain = 0", "above 0"),
+        (lambda: s.LSUV(tolerance=0), "LSUV.tolerance", "tolerance = 0", "above 0"),
+        (lambda: s.LSUV(iterations=0), "LSUV.iterations", "iterations = 0", "give 1 or more"),
+        (lambda: s.LSUV(iterations=2000), "LSUV.iterations", "= 2000", "give 1000 or less"),
         (lambda: s.HalfSquaredError(-1), "HalfSquaredError.l2", "l2 = -1", "at least 0"),
+        (lambda: s.MeanSquaredError(-1), "MeanSquaredError.l2", "l2 = -1", "at least 0"),
+        (lambda: s.Huber(-1), "Huber.l2", "l2 = -1", "at least 0"),
+        (lambda: s.Huber(delta=0), "Huber.delta", "delta = 0", "above 0"),
+        (lambda: s.BinaryCrossEntropy(-1), "BinaryCrossEntropy.l2", "l2 = -1", "at least 0"),
+        (
+            lambda: s.BinaryCrossEntropy(inputs="logit"),
+            "BinaryCrossEntropy.inputs",
+            "'logit'",
+            "'logits'",
+        ),
+        (lambda: s.SoftmaxCrossEntropy(-1), "SoftmaxCrossEntropy.l2", "l2 = -1", "at least 0"),
+        (lambda: weighted(1), "SoftmaxCrossEntropy.class_weights", "= 1", "square brackets"),
+        (lambda: weighted("12"), "SoftmaxCrossEntropy.class_weights", "= '12'", "square brackets"),
+        (lambda: weighted([]), "SoftmaxCrossEntropy.class_weights", "= []", "above 0"),
+        (lambda: weighted([0, 0]), "SoftmaxCrossEntropy.class_weights", "[0, 0]", "above 0"),
+        (lambda: weighted([1, -2]), "SoftmaxCrossEntropy.class_weights", "-2", "correct -2"),
+        (lambda: weighted([1, "2"]), "SoftmaxCrossEntropy.class_weights", "'2'", "correct '2'"),
+        (lambda: weighted([True]), "SoftmaxCrossEntropy.class_weights", "True", "correct True"),
+        (lambda: weighted([math.nan]), "SoftmaxCrossEntropy.class_weights", "nan", "correct nan"),
+        (lambda: weighted([10**400]), "SoftmaxCrossEntropy.class_weights", "1000", "correct 1000"),
         (lambda: s.SGD(0), "SGD.lr", "lr = 0", "above 0"),
         (lambda: s.SGD(10**400), "SGD.lr", "lr = 1000", "above 0"),
         (lambda: s.SGD("0.1"), "SGD.lr", "lr = '0.1'", "above 0"),
         (lambda: s.GradientDescent(-1), "GradientDescent.lr", "lr = -1", "above 0"),
         (lambda: s.Momentum(0.1, 1), "Momentum.momentum", "momentum = 1", "below 1"),
+        (lambda: s.Nesterov(momentum=-1), "Nesterov.momentum", "momentum = -1", "at least 0"),
+        (lambda: s.AdamW(weight_decay=-1), "AdamW.weight_decay", "= -1", "at least 0"),
+        (lambda: s.AdamW(beta1=1), "AdamW.beta1", "beta1 = 1", "below 1"),
+        (lambda: s.AdamW(beta2=-1), "AdamW.beta2", "beta2 = -1", "at least 0"),
+        (lambda: s.AdamW(eps=0), "AdamW.eps", "eps = 0", "above 0"),
         (lambda: s.AdaGrad(eps=0), "AdaGrad.eps", "eps = 0", "above 0"),
         (lambda: s.RMSProp(decay=-0.1), "RMSProp.decay", "decay = -0.1", "at least 0"),
         (lambda: s.Adam(math.nan), "Adam.lr", "lr = nan", "above 0"),
@@ -163,8 +274,35 @@ def test_numbers_are_kept_as_plain_python_numbers():
         (lambda: s.Data("x.txt"), "Data.source", "'x.txt'", "known: arrays"),
         (lambda: s.Data(3), "Data.source", "3", "known: arrays"),
         (lambda: s.Data("iris", "y"), "Data.target", "target = 'y' with", "remove target"),
-        (lambda: s.Data("x.csv", ""), "Data.target", "target = ''", "last"),
+        (lambda: s.Data("x.csv", ""), "Data.target", "target = ''", "leave target out"),
+        (lambda: s.Data("a\0.csv"), "Data.source", "a\\x00.csv", "remove"),
+        (lambda: s.Data("\udc80.csv"), "Data.source", "udc80.csv", "rename"),
+        (lambda: s.Data(b"a.csv"), "Data.source", "b'a.csv'", "known: arrays"),
+        (lambda: s.Data(Path("a.txt")), "Data.source", "'a.txt'", "known: arrays"),
+        (lambda: s.Data("iris", test="b.csv"), "Data.test", "with source = 'iris'", "remove test"),
+        (lambda: s.Data("a.csv", test=""), "Data.test", "test = ''", "leave test out"),
+        (lambda: s.Data("a.csv", test="b.npz"), "Data.test", "test = 'b.npz'", "convert"),
+        (lambda: s.Data("a.csv", test="b\0.csv"), "Data.test", "x00", "remove"),
+        (lambda: s.Data("a.npz", labels="b.idx"), "Data.labels", "'a.npz'", "remove labels"),
+        (lambda: s.Data("a.npz", test_labels="b.idx"), "Data.test_labels", "'a.npz'", "remove"),
+        (lambda: s.Data("a.idx"), "Data.labels", "'a.idx' alone", "add labels"),
+        (lambda: s.Data("a.idx", labels="b.csv"), "Data.labels", "labels = 'b.csv'", "convert"),
+        (lambda: images(test="c.idx"), "Data.test_labels", "one of them", "both or none"),
+        (lambda: images(test_labels="c.idx"), "Data.test_labels", "one of them", "both or none"),
         (lambda: s.Data("iris", test_fraction=1), "Data.test_fraction", "= 1", "below 1"),
+        (lambda: s.Data("iris", test_fraction=0), "Data.test_fraction", "= 0", "above 0"),
+        (lambda: s.Data("iris", validation_fraction=1), "Data.validation_fraction", "1", "below 1"),
+        (lambda: s.Data("iris", validation_fraction=-1), "Data.validation_fraction", "-1", "least"),
+        (lambda: s.Data("iris", standardise="joint"), "Data.standardise", "'joint'", "jointly"),
+        (lambda: s.Data("iris", stratify=1), "Data.stratify", "stratify = 1", "true or false"),
+        (lambda: s.Data("iris", missing="men"), "Data.missing", "missing = 'men'", "'mean'"),
+        (lambda: s.Data("iris", rows=100), "Data.rows", "rows = 100 with 'iris'", "remove rows"),
+        (lambda: s.Data("a.csv", noise=0), "Data.noise", "noise = 0 with 'a.csv'", "remove noise"),
+        (lambda: s.Data("moons", rows=9), "Data.rows", "rows = 9", "give 10 or more"),
+        (lambda: s.Data("moons", rows=100.0), "Data.rows", "rows = 100.0", "give 10 or more"),
+        (lambda: s.Data("moons", rows=10**8), "Data.rows", "100000000", "give 10000000 or less"),
+        (lambda: s.Data("moons", noise=-1), "Data.noise", "noise = -1", "at least 0"),
+        (lambda: s.Data("moon"), "Data.source", "'moon'", "'moons'"),
         (lambda: s.Data("iris", standardise=0), "Data.standardise", "= 0", "true or false"),
         (lambda: s.Network([]), "Network.layers", "layers = []", "add a layer"),
         (lambda: s.Network([s.Dense(3)], "mse"), "Network.loss", "loss = 'mse'", "pass one"),
@@ -172,7 +310,65 @@ def test_numbers_are_kept_as_plain_python_numbers():
         (lambda: s.Training(batch_size=0), "Training.batch_size", "= 0", "give 1 or more"),
         (lambda: s.Training(clip_norm=0), "Training.clip_norm", "clip_norm = 0", "above 0"),
         (lambda: s.Training(clip_value=-1), "Training.clip_value", "= -1", "above 0"),
+        (
+            lambda: s.Training(normalise_gradient=1),
+            "Training.normalise_gradient",
+            "normalise_gradient = 1",
+            "true or false",
+        ),
+        (
+            lambda: s.Training(normalise_gradient=True, clip_norm=1),
+            "Training.clip_norm",
+            "normalise_gradient and clip_norm",
+            "remove one",
+        ),
+        (
+            lambda: s.Training(early_stopping=True),
+            "Training.early_stopping",
+            "early_stopping = True",
+            "pass one",
+        ),
+        (lambda: s.EarlyStopping(0), "EarlyStopping.patience", "patience = 0", "give 1 or more"),
+        (lambda: s.EarlyStopping(1, -1), "EarlyStopping.min_delta", "= -1", "at least 0"),
+        (lambda: scheduled("cosine"), "Training.schedule", "= 'cosine'", "square brackets"),
+        (lambda: scheduled(s.WarmUp(1)), "Training.schedule", "WarmUp(", "square brackets"),
+        (lambda: scheduled(["cosine"]), "Training.schedule[0]", "'cosine'", "known: constant"),
+        (lambda: scheduled([s.WarmUp(1), s.SGD()]), "Training.schedule[1]", "SGD(", "known: const"),
+        (
+            lambda: scheduled([s.Plateau(), s.CosineDecay(epochs=29.5)]),
+            "Training.schedule[1].epochs",
+            "epochs = 29.5 with training.epochs = 30",
+            "give 30 or more, or remove it",
+        ),
+        (
+            lambda: scheduled([s.OneCycle(epochs=29)]),
+            "Training.schedule[0].epochs",
+            "epochs = 29 with training.epochs = 30",
+            "give 30 or more, or remove it",
+        ),
+        (
+            lambda: scheduled([s.WarmUp(31)]),
+            "Training.schedule[0].epochs",
+            "epochs = 31 with training.epochs = 30",
+            "give 30 or less",
+        ),
+        (lambda: s.StepDecay(0), "StepDecay.every", "every = 0", "above 0"),
+        (lambda: s.StepDecay(1, 0), "StepDecay.factor", "factor = 0", "above 0"),
+        (lambda: s.ExponentialDecay(0), "ExponentialDecay.factor", "factor = 0", "above 0"),
+        (lambda: s.CosineDecay(-1), "CosineDecay.final", "final = -1", "at least 0"),
+        (lambda: s.CosineDecay(epochs=0), "CosineDecay.epochs", "epochs = 0", "above 0"),
+        (lambda: s.WarmUp(0), "WarmUp.epochs", "epochs = 0", "above 0"),
+        (lambda: s.WarmUp(1, 0), "WarmUp.start", "start = 0", "above 0"),
+        (lambda: s.OneCycle(0), "OneCycle.start", "start = 0", "above 0"),
+        (lambda: s.OneCycle(final=-1), "OneCycle.final", "final = -1", "at least 0"),
+        (lambda: s.OneCycle(up=0), "OneCycle.up", "up = 0", "above 0 and below 1"),
+        (lambda: s.OneCycle(up=1), "OneCycle.up", "up = 1", "above 0 and below 1"),
+        (lambda: s.OneCycle(epochs=0), "OneCycle.epochs", "epochs = 0", "above 0"),
+        (lambda: s.Plateau(1), "Plateau.factor", "factor = 1", "above 0 and below 1"),
+        (lambda: s.Plateau(patience=-1), "Plateau.patience", "patience = -1", "give 0 or more"),
+        (lambda: s.Plateau(threshold=1), "Plateau.threshold", "threshold = 1", "below 1"),
         (lambda: s.Measure(-1), "Measure.every", "every = -1", "give 0 or more"),
+        (lambda: s.Measure(first=1.5), "Measure.first", "first = 1.5", "give 0 or more"),
         (lambda: replace(DEEP, seed=-1), "Spec.seed", "seed = -1", "give 0 or more"),
         (lambda: replace(DEEP, dtype="float16"), "Spec.dtype", "'float16'", "did you mean"),
         (lambda: replace(DEEP, data="digits"), "Spec.data", "data = 'digits'", "pass one"),
@@ -182,6 +378,12 @@ def test_numbers_are_kept_as_plain_python_numbers():
             "batch_size = 8",
             "remove batch_size",
         ),
+        (
+            lambda: replace(DEEP, training=s.Training(early_stopping=s.EarlyStopping())),
+            "Spec.training.early_stopping",
+            "validation_fraction = 0",
+            "set data.validation_fraction",
+        ),
     ],
 )
 def test_a_bad_value_names_key_value_and_fix(make, place, came, fix):
@@ -190,6 +392,50 @@ def test_a_bad_value_names_key_value_and_fix(make, place, came, fix):
     assert caught.value.where == place
     assert came in caught.value.came
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("optimiser", s.kinds(s.Optimiser).values())
+@pytest.mark.parametrize("lr", [0, -0.1, math.nan, math.inf, 10**400, True, "1", None])
+def test_a_learning_rate_is_positive_and_finite(optimiser, lr):
+    with pytest.raises(SpecError, match="lr must be a finite number above 0") as caught:
+        optimiser(lr=lr)
+    assert caught.value.where == f"{optimiser.__name__}.lr"
+
+
+def test_schedules_that_last_as_long_as_the_training_or_fit_into_it():
+    parts = [s.WarmUp(30), s.WarmUp(0.1), s.CosineDecay(epochs=30), s.OneCycle(epochs=1e9)]
+    assert scheduled(parts).schedule == tuple(parts)
+    assert scheduled([s.CosineDecay(), s.OneCycle(), s.StepDecay(100)])
+
+
+def test_parameters_of_activations():
+    prelu, swish = s.Activation("prelu"), s.Activation("swish", beta=-2)
+    assert [prelu.parameter, swish.parameter, s.Activation("tanh").parameter] == [0.25, -2.0, 0.0]
+    assert [prelu.is_learned, swish.is_learned, s.Activation("elu").is_learned] == [1, 0, 0]
+    assert s.Activation("swish", learned=True).is_learned
+    assert not s.Activation("prelu", learned=False).is_learned
+
+
+@pytest.mark.parametrize(
+    ("path", "format_"),
+    [
+        ("a/b.NPZ", "npz"),
+        ("a.csv", "table"),
+        ("a.parquet", "table"),
+        ("train-images-idx3-ubyte.gz", "idx"),
+        ("train-images.idx3-ubyte", "idx"),
+        ("a.idx.gz", "idx"),
+        ("digits", None),
+        ("a.gz", None),
+    ],
+)
+def test_the_format_of_a_file_is_its_ending(path, format_):
+    assert s.format_of(path) == format_
+
+
+def test_paths_may_be_path_objects():
+    data = s.Data(Path("a") / "b.csv", test=Path("c.csv"))
+    assert (data.source, data.test) == (str(Path("a/b.csv")), "c.csv")
 
 
 def test_batch_size_for():
@@ -262,8 +508,9 @@ def test_repeats_of_repeats_have_a_limit():
 @settings(max_examples=100, deadline=None)
 def test_round_trip_is_exact(spec):
     text = toml.dumps(spec)
-    assert toml.loads(text) == spec
-    assert toml.dumps(toml.loads(text)) == text
+    again = toml.loads(text, anywhere=True)
+    assert again == spec
+    assert toml.dumps(again) == text
     assert msgspec.convert(msgspec.to_builtins(spec), s.Spec) == spec
 
 
@@ -399,6 +646,83 @@ def after(text):
         ),
         (after('[training]\nclip = "x"'), "x.toml: training.clip", "'clip'", "'clip_"),
         (after("[training]\nepochs = true"), "x.toml: training.epochs", "True", "such as 32"),
+        *(
+            (after("[training]\n" + text), f"x.toml: training.{where}", came, fix)
+            for text, where, came, fix in (
+                ("schedule = 3", "schedule", "schedule = 3", "square brackets"),
+                ('schedule = {kind = "cosine"}', "schedule", "'cosine'", "square brackets"),
+                ("schedule = [3]", "schedule[0]", "3", "a table"),
+                ("schedule = [{}]", "schedule[0].kind", "no keys", "cosine, warm_up"),
+                ('schedule = [{kind = "cosin"}]', "schedule[0].kind", "'cosin'", "'cosine'"),
+                ('[[training.schedule]]\nkind = "stp"', "schedule[0].kind", "'stp'", "'step'"),
+                (
+                    'schedule = [{kind = "cosine"}, {kind = "step", evry = 3}]',
+                    "schedule[1].evry",
+                    "'evry'",
+                    "'every'",
+                ),
+                (
+                    '[[training.schedule]]\nkind = "step"\nevry = 3',
+                    "schedule[0].evry",
+                    "'evry'",
+                    "'every'",
+                ),
+                ('schedule = [{kind = "step"}]', "schedule[0].every", "only 'kind'", "every = 10"),
+                ('schedule = [{kind = "warm_up"}]', "schedule[0].epochs", "only 'kind'", "= 5"),
+                (
+                    'schedule = [{kind = "plateau", factor = "a"}]',
+                    "schedule[0].factor",
+                    "factor = 'a'",
+                    "quotes",
+                ),
+                (
+                    'schedule = [{kind = "plateau"}, {kind = "warm_up", epochs = 99}]',
+                    "schedule[1].epochs",
+                    "epochs = 99 with training.epochs = 30",
+                    "30 or less",
+                ),
+                ("early_stopping = true", "early_stopping", "True", "a table"),
+                ("early_stopping = {}", "early_stopping", "= 0", "data.validation_fraction"),
+                (
+                    "[training.early_stopping]\npatence = 3",
+                    "early_stopping.patence",
+                    "'patence'",
+                    "'patience'",
+                ),
+                (
+                    "[training.early_stopping]\npatience = 0",
+                    "early_stopping.patience",
+                    "patience = 0",
+                    "1 or more",
+                ),
+            )
+        ),
+        *(
+            (HEAD.replace("[network]", text + "\n[network]") % "", f"x.toml: data.{key}", came, fix)
+            for text, key, came, fix in (
+                ('standardise = "joint"', "standardise", "'joint'", "'jointly'"),
+                ("standardise = 1", "standardise", "= 1", "known: false, jointly, true"),
+                ('missing = "men"', "missing", "'men'", "'mean'"),
+                ("missing = 1", "missing", "= 1", "known: drop, mean"),
+                ("rows = 1e3", "rows", "rows = 1000.0", "decimals"),
+                ("test = 3", "test", "test = 3", "quotes"),
+                ("tests = 3", "tests", "'tests'", "'test'"),
+            )
+        ),
+        *(
+            (
+                after(f'loss = {{kind = "softmax_cross_entropy", class_weights = {weights}}}'),
+                f"x.toml: network.loss.class_weights{place}",
+                came,
+                fix,
+            )
+            for weights, place, came, fix in (
+                ("3", "", "class_weights = 3", "square brackets"),
+                ("[]", "", "class_weights = ()", "above 0"),
+                ("[1, -2]", "", "-2", "correct -2"),
+                ('[1, "a"]', "[1]", "'a'", "quotes"),
+            )
+        ),
         (
             after('[optimiser]\nkind = "gradient_descent"\n[training]\nbatch_size = 3'),
             "x.toml: training.batch_size",
@@ -415,6 +739,79 @@ def test_an_error_names_file_key_value_and_fix(text, where, came, fix):
     assert caught.value.where == where
     assert came in caught.value.came
     assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "must"),
+    [
+        (in_layers("3"), "a layer must be a table"),
+        (after("[training]\nschedule = [3]"), "a schedule must be a table"),
+        (
+            after('loss = {kind = "softmax_cross_entropy", class_weights = [true]}'),
+            "a class weight must be a number",
+        ),
+        (HEAD.replace('"digits"', "3") % "", "source must be a string"),
+    ],
+)
+def test_an_error_says_what_it_is_that_is_wrong(text, must):
+    with pytest.raises(SpecError) as caught:
+        toml.loads(text)
+    assert caught.value.must == must
+
+
+OUTSIDE = [
+    "/a.csv",
+    "//host/share/a.csv",
+    "\\a.csv",
+    "\\\\host\\share\\a.csv",
+    "C:/a.csv",
+    "c:\\a.csv",
+    "C:a.csv",
+    "~/a.csv",
+    "~root/a.csv",
+    "../a.csv",
+    "..\\a.csv",
+    "a/../../b.csv",
+    "a\\..\\..\\b.csv",
+    "./../a.csv",
+    "a/b/../../../c.csv",
+    "a//../../b.csv",
+    "../a/../a.csv",
+]
+INSIDE = ["a.csv", "./a.csv", "a/b.csv", "a/../b.csv", "a/./b/../../c.csv", "..a.csv", "a../b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ("source = {}", "source"),
+        ('source = "in.csv"\ntest = {}', "test"),
+        ('source = "in.idx"\nlabels = {}', "labels"),
+        ('source = "in.idx"\nlabels = "b.idx"\ntest = "c.idx"\ntest_labels = {}', "test_labels"),
+    ],
+)
+def test_a_text_must_not_name_data_outside_its_folder(data, key, tmp_path: Path):
+    for path in OUTSIDE + INSIDE:
+        name = path.replace(".csv", ".idx") if "idx" in data else path
+        text = HEAD.replace('source = "digits"', data.format(f"'{name}'")) % ""
+        (tmp_path / "x.toml").write_text(text)
+        spec = toml.loads(text, anywhere=True)
+        assert getattr(spec.data, key) == name
+        assert toml.load(tmp_path / "x.toml", anywhere=True) == spec
+        if path in INSIDE:
+            assert toml.loads(text) == toml.load(tmp_path / "x.toml") == spec
+            continue
+        with pytest.raises(SpecError, match="must not name data outside its folder") as caught:
+            toml.load(tmp_path / "x.toml")
+        assert caught.value.where == f"{tmp_path / 'x.toml'}: data.{key}"
+        assert caught.value.came == f"{key} = {name!r}"
+        assert "--data" in caught.value.fix
+
+
+def test_a_spec_made_in_python_may_name_data_anywhere(tmp_path: Path):
+    spec = replace(DEEP, data=s.Data(tmp_path / "a.csv"))
+    patched = toml.patch(toml.dumps(spec), spec, replace(spec, seed=3))
+    assert toml.loads(patched, anywhere=True) == replace(spec, seed=3)
 
 
 @pytest.mark.parametrize("depth", [40, 400, 40_000])
@@ -585,7 +982,7 @@ def test_a_key_that_no_longer_applies_is_removed_in_its_line():
 @given(specs(), specs())
 @settings(max_examples=60, deadline=None)
 def test_any_patch_decodes_to_the_new_spec(old, new):
-    assert toml.loads(toml.patch(toml.dumps(old), old, new)) == new
+    assert toml.loads(toml.patch(toml.dumps(old), old, new), anywhere=True) == new
 
 
 OTHER_FORMS = [
@@ -636,7 +1033,7 @@ l2 = 1
 @settings(max_examples=25, deadline=None)
 def test_any_form_of_toml_can_be_patched(text, new):
     old = toml.loads(text)
-    assert toml.loads(toml.patch(text, old, new)) == new
+    assert toml.loads(toml.patch(text, old, new), anywhere=True) == new
     near = replace(old, network=replace(old.network, layers=[*old.network.layers, s.LayerNorm()]))
     assert toml.loads(toml.patch(text, old, near)) == near
 

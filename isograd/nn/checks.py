@@ -38,46 +38,68 @@ def real(
     *,
     low: float = -math.inf,
     above: float = -math.inf,
+    high: float = math.inf,
     below: float = math.inf,
     optional: bool = False,
 ) -> None:
-    """A finite number, at least low, strictly between above and below, kept as a float."""
+    """A finite number in [low, high] and strictly between above and below, kept as a float."""
     value = getattr(node, key)
     if optional and value is None:
         return
     bounds = [f"at least {low}"] if low > -math.inf else []
     bounds += [f"above {above}"] if above > -math.inf else []
+    bounds += [f"at most {high}"] if high < math.inf else []
     bounds += [f"below {below}"] if below < math.inf else []
     must = " ".join(["a finite number", " and ".join(bounds)]).rstrip()
     fix = f"give a number {' and '.join(bounds)}" if bounds else "give a finite number"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise wrong(node, key, must, fix)
-    try:
-        number = float(value)
-    except OverflowError:
-        raise wrong(node, key, must, fix) from None
-    if not (math.isfinite(number) and number >= low and above < number < below):
+    number = _finite(value)
+    if number is None or not (low <= number <= high and above < number < below):
         raise wrong(node, key, must, fix)
     force_setattr(node, key, number)
 
 
-def reals(node: Struct, key: str, *, low: float = -math.inf, optional: bool = False) -> None:
-    """A list of finite numbers, at least low and not all 0, kept as a tuple of floats."""
+def weights(node: Struct, key: str, *, optional: bool = False) -> None:
+    """A list of finite numbers of at least 0, not all 0, kept as a tuple of floats."""
     value = getattr(node, key)
     if optional and value is None:
         return
-    must = f"a list of finite numbers of at least {low}, not all 0"
-    if not isinstance(value, list | tuple) or not value:
-        raise wrong(node, key, must, "give a number for each")
-    numbers = []
-    for x in value:
-        good = isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) and x >= low
-        if not good:
-            raise wrong(node, key, must, f"correct {shown(x)}")
-        numbers.append(float(x))
+    must = "a list of finite numbers of at least 0, not all 0"
+    if not isinstance(value, list | tuple):
+        raise wrong(node, key, must, "put it in square brackets")
+    numbers = tuple(map(_finite, value))
+    for given, number in zip(value, numbers, strict=True):
+        if number is None or number < 0:
+            raise wrong(node, key, must, f"correct {shown(given)}")
     if not any(numbers):
-        raise wrong(node, key, must, "give one that is not 0")
-    force_setattr(node, key, tuple(numbers))
+        raise wrong(node, key, must, "give one that is above 0")
+    force_setattr(node, key, numbers)
+
+
+def _finite(value: object) -> float | None:
+    """A finite number as a float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def text(node: Struct, key: str, *, optional: bool = False) -> None:
+    """A string that can be a name in a file system and in a TOML file, kept as a str."""
+    value = getattr(node, key)
+    if optional and value is None:
+        return
+    if not isinstance(value, str) or not value:
+        raise wrong(node, key, "a string that is not empty", f"give a name, or leave {key} out")
+    if "\0" in value:
+        raise wrong(node, key, "a string without NUL characters", "remove them")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # surrogates, from a file name in another encoding
+        raise wrong(node, key, "a string of Unicode text", "rename it") from None
+    force_setattr(node, key, str(value))
 
 
 def flag(node: Struct, key: str) -> None:

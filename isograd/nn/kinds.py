@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from isograd.nn.checks import one_of, real, reals, whole
+from isograd.nn.checks import one_of, real, weights, whole
 from isograd.nn.structs import Kind
 
 # Initialisers -----------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class SoftmaxCrossEntropy(_Loss, frozen=True, tag="softmax_cross_entropy"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        reals(self, "class_weights", low=0, optional=True)
+        weights(self, "class_weights", optional=True)
 
 
 Loss: TypeAlias = (

@@ -81,8 +81,6 @@ class Activation(Kind, frozen=True, tag="activation"):
     def __post_init__(self) -> None:
         one_of(self, "name", (*ACTIVATION_NAMES, *_DEFINED), _SYNONYMS)
         own = DEFAULT_PARAMETER.get(self.name, ("", 0.0))[0]
-        real(self, "alpha", low=0, optional=True)
-        real(self, "beta", optional=True)
         for key in ("alpha", "beta"):
             if key != own and getattr(self, key) is not None:
                 takes = [name for name, (k, _) in DEFAULT_PARAMETER.items() if k == key]
@@ -92,6 +90,8 @@ class Activation(Kind, frozen=True, tag="activation"):
                     where=place(self, key),
                     fix=f"remove {key}, or change the activation",
                 )
+        real(self, "alpha", low=0, optional=True)
+        real(self, "beta", optional=True)
         if self.learned is not None:
             flag(self, "learned")
             if self.name not in LEARNED:
@@ -161,9 +161,7 @@ class BatchNorm(Kind, frozen=True, tag="batch_norm"):
 
     def __post_init__(self) -> None:
         real(self, "eps", above=0)
-        real(self, "momentum", above=0)
-        if self.momentum > 1:
-            raise wrong(self, "momentum", "a number in (0, 1]", "give a number in (0, 1]")
+        real(self, "momentum", above=0, high=1)
 
 
 class Scale(Kind, frozen=True, tag="scale"):

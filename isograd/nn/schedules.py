@@ -12,11 +12,11 @@ from isograd.nn.structs import Kind
 
 
 class ConstantRate(Kind, frozen=True, tag="constant"):
-    """1."""
+    """1: the learning rate stays as it is."""
 
 
 class StepDecay(Kind, frozen=True, tag="step"):
-    """factor^⌊t / every⌋."""
+    """factor^⌊t / every⌋, t in epochs."""
 
     every: float
     factor: float = 0.1
@@ -27,7 +27,7 @@ class StepDecay(Kind, frozen=True, tag="step"):
 
 
 class ExponentialDecay(Kind, frozen=True, tag="exponential"):
-    """factor^t."""
+    """factor^t, t in epochs."""
 
     factor: float
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Literal
 
 from msgspec.structs import force_setattr
 
 from isograd.errors import SpecError, nearest
-from isograd.nn.checks import flag, one_of, place, real, shown, whole, wrong
+from isograd.nn.checks import flag, one_of, place, real, shown, text, whole, wrong
 from isograd.nn.structs import Table
 
 BUILT_IN_DATA = ("digits", "iris", "wine", "breast_cancer", "diabetes")
@@ -18,6 +19,8 @@ FILE_TYPES = (".npz", ".csv", ".parquet", ".idx", ".idx.gz")
 """How a path of data ends; files of MNIST's format may also be called …-ubyte and …-ubyte.gz."""
 ARRAYS = "arrays"
 """The source of data that a Python program hands over as arrays."""
+PATHS = ("source", "labels", "test", "test_labels")
+"""The keys that may hold the path of a file."""
 
 
 class Data(Table, frozen=True):
@@ -54,7 +57,7 @@ class Data(Table, frozen=True):
     noise: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ("source", "labels", "test", "test_labels"):
+        for key in PATHS:
             if isinstance(getattr(self, key), os.PathLike):
                 force_setattr(self, key, os.fspath(getattr(self, key)))
         known = (*BUILT_IN_DATA, *SYNTHETIC_DATA, ARRAYS)
@@ -66,6 +69,7 @@ class Data(Table, frozen=True):
                 where=place(self, "source"),
                 fix=nearest(self.source if isinstance(self.source, str) else "", known),
             )
+        text(self, "source")
         self._only("target", "names a column, so source must be a .csv or .parquet file", "table")
         self._only("labels", "names the labels of an idx file", "idx")
         self._only("test", "must stand beside a source that is a file", "table", "idx", "npz")
@@ -77,8 +81,10 @@ class Data(Table, frozen=True):
                 where=place(self, "labels"),
                 fix='add labels = "…-labels-idx1-ubyte.gz"',
             )
-        if self.test is not None and format_of(self.test) != self.format:
-            raise wrong(self, "test", "a file of the format of source", "convert it")
+        for key in PATHS[1:]:
+            path = getattr(self, key)
+            if path is not None and format_of(path) != self.format:
+                raise wrong(self, key, "a file of the format of source", "convert it")
         if self.format == "idx" and (self.test is None) != (self.test_labels is None):
             raise SpecError(
                 "test and test_labels go together",
@@ -89,7 +95,9 @@ class Data(Table, frozen=True):
         real(self, "test_fraction", above=0, below=1)
         real(self, "validation_fraction", low=0, below=1)
         if self.standardise != "jointly" and not isinstance(self.standardise, bool):
-            raise wrong(self, "standardise", 'true, false or "jointly"', "give one of these")
+            raise wrong(
+                self, "standardise", 'true, false or "jointly"', 'give true or false, or "jointly"'
+            )
         flag(self, "stratify")
         one_of(self, "missing", ("refuse", "mean", "median", "drop"))
         for key in ("rows", "noise"):
@@ -112,8 +120,7 @@ class Data(Table, frozen=True):
         value = getattr(self, key)
         if value is None:
             return
-        if not (isinstance(value, str) and value):
-            raise wrong(self, key, "a string", "remove it, or give a name")
+        text(self, key)
         if self.format not in formats:
             raise SpecError(
                 f"{key} {must}",
@@ -121,6 +128,22 @@ class Data(Table, frozen=True):
                 where=place(self, key),
                 fix=f"remove {key}",
             )
+
+
+def is_outside(path: str) -> bool:
+    """Whether a path is absolute, or leaves the folder it starts from, on any system.
+
+    It is taken as it is written: links are not followed, and a backslash separates too.
+    """
+    path = path.replace("\\", "/")
+    if path.startswith(("/", "~")) or re.match("[A-Za-z]:", path):
+        return True
+    depth = 0
+    for part in path.split("/"):
+        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+        if depth < 0:
+            return True
+    return False
 
 
 def format_of(path: str) -> str | None:

@@ -11,6 +11,7 @@ import tomlkit.exceptions
 
 from isograd.errors import SpecError
 from isograd.nn.checks import shown
+from isograd.nn.sources import PATHS, is_outside
 from isograd.nn.spec import Spec
 from isograd.nn.toml_errors import explain, syntax_error, too_deep
 from isograd.nn.toml_write import dumps, edit
@@ -44,17 +45,24 @@ def read(path: str | Path) -> str:
         ) from None
 
 
-def load(path: str | Path) -> Spec:
-    """The spec in a TOML file; raises SpecError with the file and the key."""
-    return loads(read(path), where=str(path))
+def load(path: str | Path, *, anywhere: bool = False) -> Spec:
+    """The spec in a TOML file; raises SpecError with the file and the key.
+
+    Args:
+        path: the file.
+        anywhere: as for `loads`.
+    """
+    return loads(read(path), where=str(path), anywhere=anywhere)
 
 
-def loads(text: str, *, where: str = "<string>") -> Spec:
+def loads(text: str, *, where: str = "<string>", anywhere: bool = False) -> Spec:
     """The spec in a TOML text.
 
     Args:
         text: the TOML.
         where: what to call it in errors, usually the path of the file.
+        anywhere: whether data may lie outside the folder that relative paths start from. A spec
+            made in Python may say so; a text that came from elsewhere must not.
 
     Raises:
         SpecError: a syntax error (where:line:column), or an unknown or missing key, a wrong type
@@ -69,33 +77,49 @@ def loads(text: str, *, where: str = "<string>") -> Spec:
     except ValueError as error:  # an int of more digits than Python converts
         raise SpecError("a spec must be valid TOML", came=str(error), where=where) from None
     try:
-        return msgspec.convert(raw, Spec)
+        spec = msgspec.convert(raw, Spec)
     except msgspec.ValidationError as error:
         raise explain(error, raw, where) from None
     except RecursionError:
         raise too_deep(where) from None
+    if not anywhere:
+        _require_inside(spec, where)
+    return spec
+
+
+def _require_inside(spec: Spec, where: str) -> None:
+    """Refuse paths of data that are absolute or lead out of the folder they start from."""
+    for key in PATHS:
+        path = getattr(spec.data, key)
+        if path is not None and is_outside(path):
+            raise SpecError(
+                "a spec must not name data outside its folder",
+                came=f"{key} = {shown(path)}",
+                where=f"{where}: data.{key}",
+                fix="give a path below the spec's folder, or name the data's folder with --data",
+            )
 
 
 def patch(text: str, old: Spec, new: Spec) -> str:
     """The TOML text of `old`, edited so that it decodes to exactly `new`.
 
-    Comments, order and layout stay wherever the value does. Where the layers cannot be edited in
-    place, [network] is written anew, and as a last resort the whole text.
+    Comments, order and layout stay wherever the value does. Where a list cannot be edited in
+    place, its section is written anew, and as a last resort the whole text.
 
     Raises:
         SpecError: the text does not decode to `old`.
     """
-    if loads(text) != old:
+    if loads(text, anywhere=True) != old:
         raise SpecError(
             "a patch needs the text that the old spec was read from",
             came="a text that decodes to another spec",
             fix="pass the text of the file that `old` was loaded from",
         )
     unix = text.replace("\r\n", "\n")
-    for anew in (False, True):
+    for anew in ((), ("network",), ("training",), ("network", "training")):
         try:
-            patched = edit(unix, new, network_anew=anew)
-            if loads(patched) == new:
+            patched = edit(unix, new, anew=anew)
+            if loads(patched, anywhere=True) == new:
                 break
         except (tomlkit.exceptions.TOMLKitError, LookupError, TypeError, ValueError):
             # tomlkit cannot edit every form of TOML; what counts is what the result decodes to.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from msgspec import ValidationError
 from msgspec.structs import fields
@@ -34,13 +34,17 @@ _SAMPLES = {
     "times": "add times, the number of copies: times = 10",
     "source": 'add source = "digits", or a path to a .csv or .npz',
     "name": 'add the name of an activation: name = "tanh"',
+    "every": "add every, a number of epochs: every = 10",
+    "factor": "add factor, what an epoch multiplies the learning rate with: factor = 0.95",
+    "epochs": "add epochs, how long the warm-up lasts: epochs = 5",
 }
+_ITEMS = {"layers": "a layer", "schedule": "a schedule", "class_weights": "a class weight"}
 _TYPES = {
     "int": ("a whole number", "write it without quotes or decimals, such as 32"),
     "float": ("a number", "write it without quotes, such as 0.1"),
     "str": ("a string", "put it in quotes"),
     "bool": ("true or false", "write true or false, without quotes"),
-    "object": ("a table", 'write a table, such as { kind = "..." }'),
+    "object": ("a table", "write a table: { ... }"),
     "array": ("an array", "put it in square brackets: [ ... ]"),
 }
 
@@ -114,17 +118,24 @@ def _wrong_value(message: str, path: str, value: Any, raw: Any) -> tuple[str, st
     if key == "kind" and message.startswith("Invalid value"):
         kinds = list(s.kinds(_UNIONS[_last(table)]))
         return f"kind must be one of {', '.join(kinds)}", came, nearest(value, kinds)
-    if message.startswith("Invalid enum value"):
-        known = list(get_args(_fields(raw, table)[key]))
-        return f"{key} must be one of {', '.join(known)}", came, nearest(value, known)
+    if key != "kind" and (known := _names(_fields(raw, table).get(key))):
+        name = value if isinstance(value, str) else ""
+        return f"{key} must be one of {', '.join(known)}", came, nearest(name, known)
     if message.startswith("Number out of range"):
         return f"{key} must be a finite number", came, "give a smaller number"
     if found := re.match(r"Expected `(\w+)", message):
         words, fix = _TYPES.get(found[1], (found[1], ""))
         if path.endswith("]"):
-            return f"a layer must be {words}", shown(value), fix
+            return f"{_ITEMS[_last(path)]} must be {words}", shown(value), fix
         return f"{key} must be {words}", came, _SAMPLES.get(path, fix)
     return message, came, "give a value of the type that is meant"
+
+
+def _names(annotation: Any) -> list[str]:
+    """The names that a field of strings takes, true and false among them; none if any will do."""
+    types = (annotation, *get_args(annotation))
+    names = [name for kind in types if get_origin(kind) is Literal for name in get_args(kind)]
+    return ["true", "false", *names] if names and bool in types else names
 
 
 def _located(text: str, raw: Any) -> tuple[str, str, Any]:

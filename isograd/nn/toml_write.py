@@ -11,7 +11,10 @@ import tomlkit
 from msgspec import Struct
 from tomlkit.items import AoT, Comment, InlineTable, Table, Whitespace
 
-from isograd.nn.spec import Layer, Residual, Spec
+from isograd.nn.spec import Layer, Residual, Schedule, Spec
+
+LISTS: dict[str, Any] = {"layers": Layer, "schedule": Schedule}
+"""The keys that hold lists of tables, and what these are."""
 
 _INDENT = "  "
 _MAX_ALIGNED = 250_000
@@ -33,17 +36,18 @@ def dumps(spec: Spec) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def edit(text: str, spec: Spec, *, network_anew: bool = False) -> str:
+def edit(text: str, spec: Spec, *, anew: tuple[str, ...] = ()) -> str:
     """The TOML text with every value that differs from the spec's set to the spec's.
 
     Args:
         text: valid TOML of some spec.
         spec: what the result is to hold.
-        network_anew: write [network] from scratch instead of editing it.
+        anew: sections to write from scratch instead of editing them.
     """
-    document = tomlkit.parse(text)
-    if network_anew:
-        document["network"] = tomlkit.parse(dumps(spec))["network"]
+    document, whole = tomlkit.parse(text), tomlkit.parse(dumps(spec))
+    for key in anew:
+        if key in document and key in whole:
+            document[key] = whole[key]
     _edit_table(document, spec)
     return tomlkit.dumps(document)
 
@@ -69,8 +73,8 @@ def _given(node: Struct, key: str) -> bool:
 def _value(value: Any, indent: str = "") -> str:
     """A value in TOML: tables inline, layers one to a line."""
     if isinstance(value, Struct):
-        pairs = (f"{key} = {_value(v, indent)}" for key, v in _pairs(value).items())
-        return "{ " + ", ".join(pairs) + " }"
+        pairs = ", ".join(f"{key} = {_value(v, indent)}" for key, v in _pairs(value).items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, tuple) and not any(isinstance(v, Struct) for v in value):
         return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, tuple):
@@ -104,8 +108,8 @@ def _append(table: Any, key: str, item: Any) -> None:
 
 def _edit_key(table: Any, key: str, value: Any) -> None:
     old = table[key]
-    if key == "layers":
-        table[key] = _edit_layers(old, value)
+    if key in LISTS and value and _plain(old):
+        table[key] = _edit_list(old, value, LISTS[key])
     elif isinstance(old, InlineTable):
         table[key] = _edit_inline(old, value)
     elif isinstance(value, Struct):
@@ -134,27 +138,27 @@ def _edit_inline(table: Any, node: Struct) -> Any:
     return tomlkit.value(table.as_string()[:-1].rstrip() + new + " }") if new else table
 
 
-def _edit_layers(array: Any, new: tuple[Layer, ...]) -> Any:
-    """The array of layers with the lines of unchanged layers kept."""
-    old = msgspec.convert(array.unwrap(), tuple[Layer, ...])
-    if isinstance(array, AoT):  # [[network.layers]]: values can be edited, layers not moved
-        if [type(layer) for layer in old] != [type(layer) for layer in new]:
-            raise ValueError("layers of other kinds")
-        for table, layer in zip(array, new, strict=True):
-            _edit_table(table, layer)
+def _edit_list(array: Any, new: tuple[Struct, ...], union: Any) -> Any:
+    """The array of tables, of layers say, with the lines of unchanged ones kept."""
+    old: tuple[Struct, ...] = msgspec.convert(array.unwrap(), tuple[union, ...])
+    if isinstance(array, AoT):  # [[network.layers]]: values can be edited, tables not moved
+        if [type(part) for part in old] != [type(part) for part in new]:
+            raise ValueError("tables of other kinds")
+        for table, part in zip(array, new, strict=True):
+            _edit_table(table, part)
         return array
     found = re.search(r"\n([ \t]*)\{", array.as_string())
     indent = found[1] if found else ""
     if len(new) == 1 and isinstance(new[0], Residual) and not isinstance(old[0], Residual):
-        return _wrapped(_edit_layers(array, new[0].layers).as_string(), indent)
+        return _wrapped(_edit_list(array, new[0].layers, union).as_string(), indent)
     for i, i_end, j, j_end in reversed(_changes(old, new)):
         if old[i:i_end] and new[j:j_end] and type(old[i]) is type(new[j]):
             array[i] = _edit_inline(array[i], new[j])
             continue
         for k in reversed(range(i, i_end)):
             del array[k]
-        for layer in reversed(new[j:j_end]):
-            array.insert(i, tomlkit.value(_value(layer, indent)))
+        for part in reversed(new[j:j_end]):
+            array.insert(i, tomlkit.value(_value(part, indent)))
     return array
 
 
@@ -171,17 +175,17 @@ def _wrapped(array: str, indent: str) -> Any:
     return tomlkit.value(f'[\n{half}{{ kind = "residual", layers = [{head}\n{half}] }},\n{end}]')
 
 
-def _changes(old: tuple[Layer, ...], new: tuple[Layer, ...]) -> list[tuple[int, int, int, int]]:
+def _changes(old: tuple[Struct, ...], new: tuple[Struct, ...]) -> list[tuple[int, int, int, int]]:
     """What to do to get from old to new: (i, i_end, j, j_end), old[i:i_end] becomes new[j:j_end].
 
-    Layers that differ are paired by kind, so that a changed one is edited and not replaced.
+    Tables that differ are paired by kind, so that a changed one is edited and not replaced.
     """
     if len(old) * len(new) > _MAX_ALIGNED:
-        raise ValueError("too many layers to align")
+        raise ValueError("too many tables to align")
     changes = []
     for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if tag != "equal":
-            was, now = ([type(layer) for layer in part] for part in (old[i1:i2], new[j1:j2]))
+            was, now = ([type(part) for part in parts] for parts in (old[i1:i2], new[j1:j2]))
             for same, a1, a2, b1, b2 in SequenceMatcher(None, was, now, False).get_opcodes():
                 span = (i1 + a1, i1 + a2, j1 + b1, j1 + b2)
                 if same == "equal":
