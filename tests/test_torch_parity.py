@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_optim import torch_rule
 
 from isograd.nn import (
     SGD,
     Activation,
     AdaGrad,
     Adam,
+    AdamW,
     BinaryCrossEntropy,
     Dense,
     GradientDescent,
@@ -21,6 +23,7 @@ from isograd.nn import (
     LayerNorm,
     Model,
     Momentum,
+    Nesterov,
     Network,
     Repeat,
     Residual,
@@ -137,9 +140,11 @@ OPTIMISERS: dict[str, tuple[OptimiserSpec, Training]] = {
     "SGD": (SGD(lr=0.1), Training()),
     "SGD, clipped": (SGD(lr=0.2), Training(clip_value=0.03)),
     "momentum": (Momentum(lr=0.02), Training()),
+    "Nesterov": (Nesterov(lr=0.02), Training()),
     "AdaGrad": (AdaGrad(lr=0.03), Training()),
     "RMSProp": (RMSProp(lr=0.003), Training()),
     "Adam": (Adam(lr=0.005), Training()),
+    "AdamW": (AdamW(lr=0.005, weight_decay=0.1), Training()),
 }
 
 
@@ -154,21 +159,6 @@ def torch_loss(kind: Loss, module: Any, output: Any, target: Any) -> Any:
         value = 0.5 * nn.functional.mse_loss(output, target, reduction="sum") / n
     weights = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
     return value + 0.5 * kind.l2 * sum((w**2).sum() for w in weights)
-
-
-def torch_rule(kind: OptimiserSpec, parameters: Any) -> Any:
-    match kind:
-        case GradientDescent() | SGD():
-            return torch.optim.SGD(parameters, lr=kind.lr)
-        case Momentum():
-            return torch.optim.SGD(parameters, lr=kind.lr, momentum=kind.momentum)
-        case AdaGrad():
-            return torch.optim.Adagrad(parameters, lr=kind.lr, eps=kind.eps)
-        case RMSProp():
-            return torch.optim.RMSprop(parameters, lr=kind.lr, alpha=kind.decay, eps=kind.eps)
-        case Adam():
-            betas = (kind.beta1, kind.beta2)
-            return torch.optim.Adam(parameters, lr=kind.lr, betas=betas, eps=kind.eps)
 
 
 def names(model: Model) -> list[str]:
@@ -213,7 +203,7 @@ def ours(
 def theirs(
     module: Any, loss: Loss, kind: OptimiserSpec, training: Training, batches: Any
 ) -> list[float]:
-    rule, losses = torch_rule(kind, module.parameters()), []
+    rule, losses = torch_rule(kind, list(module.parameters())), []
     for n in range(STEPS):
         x, y = map(torch.tensor, batches[n % len(batches)])
         rule.zero_grad()

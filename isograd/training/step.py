@@ -97,7 +97,7 @@ def compile_step(
 
         value, gradients = value_and_grad(risk)(layout.split(theta))
         gradient = layout.join(gradients)
-        update, state = rule.update(gradient, state, lr)
+        update, state = rule.update(gradient, state, lr, theta)
         for name, part in layout.split(update).items():
             probe(part, f"u{name}")
         return theta + update, state, value, global_norm(gradient), total(gradient * update)
