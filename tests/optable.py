@@ -196,6 +196,11 @@ def _logistic_slope(x: Any) -> Any:
     return mpf(0) if mpmath.isinf(x) else mp.exp(-abs(x)) / (1 + mp.exp(-abs(x))) ** 2
 
 
+def _erfc(x: Any) -> Any:
+    """mpmath cannot take the exponential of −10⁶¹⁵."""
+    return mpf(0) if x > 1e4 else mp.erfc(x)
+
+
 def _oscillating(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A function of an angle, with digits enough to reduce the largest one; NaN at ±inf."""
 
@@ -348,15 +353,19 @@ ELEMENTWISE = (
         ),
         integers=False,
     ),
-    _elementwise(
-        Op.ERF,
-        _real(
-            mp.erf,
-            lambda x: 2 / mp.sqrt(mp.pi) * mp.exp(-(x**2)),
-            points=_around(3, 6, 9, 26),
-            slope_ulps=lambda x: 8 + x * x,
-        ),
-        integers=False,
+    *(
+        _elementwise(
+            op,
+            _real(
+                value,
+                lambda x, sign=sign: sign * 2 / mp.sqrt(mp.pi) * mp.exp(-(x**2)),
+                points=_around(3, 6, 9, 26),
+                slope_ulps=lambda x: 8 + x * x,
+                flushes=op is Op.ERFC,
+            ),
+            integers=False,
+        )
+        for op, value, sign in ((Op.ERF, mp.erf, 1), (Op.ERFC, _erfc, -1))
     ),
     *(
         _elementwise(

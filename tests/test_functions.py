@@ -230,6 +230,7 @@ def test_functions_of_scipy_agree(rng: np.random.Generator) -> None:
     x = rng.normal(size=(2, 3)) * 10
     np.testing.assert_allclose(F.logistic(x), scipy.special.expit(x), rtol=1e-14)
     np.testing.assert_allclose(F.erf(x), scipy.special.erf(x), rtol=1e-14)
+    np.testing.assert_allclose(F.erfc(x), scipy.special.erfc(x), rtol=1e-14)
     for axis in (0, 1, -1):
         want = scipy.special.logsumexp(x, axis=axis)
         np.testing.assert_allclose(F.logsumexp(x, axis), want, rtol=1e-13)

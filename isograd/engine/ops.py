@@ -42,6 +42,7 @@ class Op(enum.Enum):
     TANH = "tanh"
     LOGISTIC = "logistic"
     ERF = "erf"
+    ERFC = "erfc"
     SIN = "sin"
     COS = "cos"
     # comparisons and choice

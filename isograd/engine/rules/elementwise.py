@@ -156,12 +156,16 @@ _elementwise(
     lambda t, out, x: t * (out * logistic(-x)),
     domain="all",
 )
-_elementwise(
-    Op.ERF,
-    _same_dtype(scipy.special.erf),
-    lambda t, out, x: t * (2.0 / math.sqrt(math.pi) * exp(-(x * x))),
-    domain="all; the derivative to a relative error of x² unit roundoffs",
-)
+for _op, _error_function, _factor in (
+    (Op.ERF, scipy.special.erf, 2.0 / math.sqrt(math.pi)),
+    (Op.ERFC, scipy.special.erfc, -2.0 / math.sqrt(math.pi)),
+):
+    _elementwise(
+        _op,
+        _same_dtype(_error_function),
+        lambda t, out, x, factor=_factor: t * (factor * exp(-(x * x))),
+        domain="all; the derivative to a relative error of x² unit roundoffs",
+    )
 _elementwise(Op.SIN, np.sin, lambda t, out, x: t * cos(x), domain="finite x; NaN at ±inf")
 _elementwise(Op.COS, np.cos, lambda t, out, x: -t * sin(x), domain="finite x; NaN at ±inf")
 _elementwise(
