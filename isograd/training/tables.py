@@ -1,12 +1,13 @@
-"""Data files read into arrays, with errors that name lines and columns."""
+"""What every source of data gives: a table, with errors that name its rows and columns."""
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,155 +17,135 @@ from isograd.nn.checks import shown
 
 T = TypeVar("T")
 _SHOWN = 5
+MISSING_WORDS = frozenset(("", "na", "n/a", "nan", "null", "?"))
+"""Cells of a text file that say that a value is missing, in lower case."""
 
 
-class Table(NamedTuple):
-    """What a file holds.
+@dataclass(frozen=True, eq=False, slots=True)
+class Table:
+    """What a source holds.
 
     Args:
-        X: (n, d) features.
-        y: (n,) numbers or labels, or (n, k) numbers.
+        X: (n, d) features of any real dtype; NaN is a missing value.
+        y: (n,) numbers or labels, or (n, k) numbers; None where there are no targets.
         features: the d names.
-        lines: the line of each row in a file; None if there are no lines.
+        where: the file, or what else to call the source in an error.
+        target: the name of the target column, where columns have names.
+        classes: the names of the labels 0, 1, … of y, where the source gives names.
+        lines: the line of each row in a file of text; None where rows are counted from 0.
     """
 
     X: NDArray[Any]
-    y: NDArray[Any]
+    y: NDArray[Any] | None
     features: tuple[str, ...]
+    where: str
+    target: str | None = None
+    classes: tuple[str, ...] | None = None
     lines: Sequence[int] | None = None
 
     def at(self, row: int) -> str:
         """What to call a row in an error."""
-        return f"line {self.lines[row]}" if self.lines else f"row {row}"
+        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
 
+    def cell(self, row: int, column: int) -> str:
+        """What to call a cell of X in an error."""
+        return f"{self.at(row)} column {shown(self.features[column])}"
 
-def read_npz(path: Path) -> Table:
-    """The arrays X and y of a .npz file; pickled objects are refused."""
-    fix = "write it with numpy.savez(path, X=..., y=...)"
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an archive")
-            arrays = {key: archive[key] for key in ("X", "y") if key in archive.files}
-    except Exception as error:  # numpy lets out whatever zip, header and literal parsers raise
-        raise unreadable(path, error, fix) from None
-    if missing := [key for key in ("X", "y") if key not in arrays]:
-        raise DataError(
-            "a .npz file must hold the arrays X and y",
-            came=f"no {' and no '.join(missing)}; found: {', '.join(archive.files) or 'none'}",
-            where=str(path),
-            fix=fix,
+    def take(self, rows: NDArray[np.int64]) -> Table:
+        """Some of the rows."""
+        return replace(
+            self,
+            X=self.X[rows],
+            y=None if self.y is None else self.y[rows],
+            lines=None if self.lines is None else [self.lines[i] for i in rows.tolist()],
         )
-    X, y = arrays["X"], arrays["y"]
-    columns = X.shape[1] if X.ndim == 2 else 0
-    return Table(X, y, default_names(columns))
 
 
-def read_csv(path: Path, target: str | None) -> Table:
-    """A comma-separated file with a header: numbers in every column but the target.
+# Columns of files that name them ----------------------------------------------------------------
+
+
+class Columns(NamedTuple):
+    """Which columns of a file are read, by their place in its header.
 
     Args:
-        path: the file, UTF-8.
-        target: the name of the target column; None is the last.
-
-    Returns:
-        The table; y holds float64 if every target is a number, strings otherwise.
-
-    Raises:
-        DataError: naming lines and columns: no header, no rows, rows of another length, columns
-            of one name, no target column, features that are not numbers.
+        features: of X, in the order of its columns.
+        target: of y; None if the file has none that is wanted.
     """
-    header, lines, rows = _records(path)
-    column = _target(header, target, path)
-    names = tuple(name for i, name in enumerate(header) if i != column)
-    if not names:
-        raise DataError(
-            "a .csv file must hold a feature besides the target",
-            came=f"one column, {shown(header[column])}",
-            where=str(path),
-            fix="separate columns by commas",
-        )
-    labels = [row.pop(column) for row in rows]
-    empty = [line for line, label in zip(lines, labels, strict=True) if not label]
-    must = f"the target {shown(header[column])} must be given in every row"
-    complain(must, empty, path, "fill these cells or remove these rows", show="line {}".format)
-    cells = [[number(cell) for cell in row] for row in rows]
-    bad = [(i, j) for i, row in enumerate(cells) for j, value in enumerate(row) if value is None]
-    complain(
-        "every column but the target must hold numbers",
-        bad,
-        path,
-        "write text as numbers, fill empty cells, remove the column, or name the target",
-        show=lambda at: (
-            f"line {lines[at[0]]} column {shown(names[at[1]])} ({shown(rows[at[0]][at[1]])})"
-        ),
-    )
-    targets = [number(label) for label in labels]
-    y = np.array(labels if None in targets else targets)
-    return Table(np.array(cells, np.float64), y, names, lines)
+
+    features: tuple[int, ...]
+    target: int | None
 
 
-def _records(path: Path) -> tuple[list[str], list[int], list[list[str]]]:
-    """The header, the line number of every row, and the rows, all stripped of white space."""
-    lines: list[int] = []
-    rows: list[list[str]] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                cells = [cell.strip() for cell in row]
-                if cells not in ([], [""]):  # not an empty line
-                    lines.append(reader.line_num)
-                    rows.append(cells)
-    except csv.Error as error:
-        raise unreadable(path, f"line {reader.line_num}: {error}", "check the quotes") from None
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error, "check the path, and save the file as UTF-8") from None
-    if len(rows) < 2:
-        raise DataError(
-            "a .csv file must hold a header and rows",
-            came=f"{len(rows)} rows in all",
-            where=str(path),
-            fix="write the names of the columns first, then one row per example",
+Choose: TypeAlias = Callable[[list[str], str], Columns]
+"""From the names of a file's columns, and what to call the file, to those that are read."""
+
+
+def all_but(target: str | None) -> Choose:
+    """Every column is a feature but the target; None is the last."""
+
+    def choose(header: list[str], where: str) -> Columns:
+        if target is not None and target not in header:
+            raise DataError(
+                "the target must be a column of the file",
+                came=f"target = {shown(target)}",
+                where=where,
+                fix=nearest(target, header),
+            )
+        column = len(header) - 1 if target is None else header.index(target)
+        if len(header) == 1:
+            raise DataError(
+                "the file must hold a feature besides the target",
+                came=f"one column, {shown(header[0])}",
+                where=where,
+                fix="separate columns by commas, and give one per feature and one for the target",
+            )
+        return Columns(tuple(i for i in range(len(header)) if i != column), column)
+
+    return choose
+
+
+def named(features: Sequence[str], target: str | None, *, required: bool) -> Choose:
+    """The columns of these names, in any order; further columns are not read.
+
+    Args:
+        features: of X.
+        target: of y; None if it has no name.
+        required: whether the target must be there.
+    """
+
+    def choose(header: list[str], where: str) -> Columns:
+        at = {name: i for i, name in enumerate(header)}
+        wanted = [*features, *([target] if required and target is not None else [])]
+        further = [name for name in header if name not in wanted]
+        complain(
+            "the file must hold every column that the network was trained on",
+            [name for name in wanted if name not in at],
+            where,
+            "add or rename these columns",
+            show=lambda name: f"no {shown(name)}{_nearest(name, further)}",
         )
-    header = rows.pop(0)
-    del lines[0]
-    fix = "give every column a name of its own in the first line"
-    if all(number(name) is not None for name in header):
-        raise DataError(
-            "the first line of a .csv file must name the columns",
-            came=f"numbers only: {some(header)}",
-            where=str(path),
-            fix=fix,
-        )
+        place = at.get(target) if target is not None else None
+        return Columns(tuple(at[name] for name in features), place)
+
+    return choose
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = get_close_matches(name, names, n=1)
+    return f" (nearest: {shown(close[0])})" if close else ""
+
+
+def require_header(header: Sequence[str], where: str) -> None:
+    """Raise DataError for columns without a name, and for two of one name."""
+    fix = "give every column a name of its own"
     unnamed = [i + 1 for i, name in enumerate(header) if not name]
     also = f"{fix}, or remove an index column"
-    complain("every column must have a name", unnamed, path, also, show="column {}".format)
+    complain("every column must have a name", unnamed, where, also, show="column {}".format)
     twice = [name for name, count in Counter(header).items() if count > 1]
-    complain("the names of columns must differ", twice, path, fix, show=shown)
-    ragged = [i for i, row in enumerate(rows) if len(row) != len(header)]
-    complain(
-        f"every row must have {len(header)} cells, as the header has",
-        ragged,
-        path,
-        "fill or remove these rows; quote cells that hold a comma",
-        show=lambda i: f"line {lines[i]} ({len(rows[i])})",
-    )
-    return header, lines, rows
+    complain("the names of columns must differ", twice, where, fix, show=shown)
 
 
-def _target(header: list[str], target: str | None, path: Path) -> int:
-    if target is None:
-        return len(header) - 1
-    if target not in header:
-        raise DataError(
-            "the target must be a column of the file",
-            came=f"target = {shown(target)}",
-            where=str(path),
-            fix=nearest(target, header),
-        )
-    return header.index(target)
+# Cells ------------------------------------------------------------------------------------------
 
 
 def number(cell: str) -> float | None:
@@ -175,27 +156,92 @@ def number(cell: str) -> float | None:
         return None
 
 
-def require_finite(table: Table, where: str) -> None:
-    """Raise DataError naming the rows and columns of NaN and infinity."""
-    _finite(table.X, table.features, table, where)
-    if table.y.dtype.kind == "f":
-        y = table.y.reshape(len(table.y), -1)
-        _finite(y, ["target"] * y.shape[1], table, where)
+def feature(cell: str) -> float | None:
+    """The number in the cell of a feature, NaN if it says that it is missing; None for text."""
+    return float("nan") if is_missing(cell) else number(cell)
 
 
-def _finite(values: NDArray[Any], names: Sequence[str], table: Table, where: str) -> None:
-    complain(
-        "data must be finite",
-        np.argwhere(~np.isfinite(values)).tolist(),
+def is_missing(cell: str) -> bool:
+    """Whether a cell says that its value is missing."""
+    return cell.strip().lower() in MISSING_WORDS
+
+
+def from_cells(cells: Sequence[str]) -> NDArray[Any]:
+    """Targets as numbers where every cell is one, as text otherwise."""
+    values = np.empty(len(cells))
+    for i, cell in enumerate(cells):
+        value = number(cell)
+        if value is None:
+            return np.array(cells, np.str_)
+        values[i] = value
+    return values
+
+
+def refuse_text(cells: Bad[str], where: str) -> None:
+    """Raise DataError for cells of features that hold text, if there are any."""
+    cells.complain(
+        "every column but the target must hold numbers",
         where,
-        "fill these cells or remove these rows",
-        show=lambda at: f"{table.at(at[0])} column {shown(names[at[1]])} ({values[tuple(at)]})",
+        "write text as numbers, remove the column, or name the target; "
+        "a missing value is an empty cell",
     )
 
 
-def default_names(columns: int) -> tuple[str, ...]:
+def refuse_missing_targets(rows: Bad[str], target: str | None, where: str) -> None:
+    """Raise DataError for rows without a target, if there are any."""
+    name = "" if target is None else f" {shown(target)}"
+    must = f"the target{name} must be given in every row"
+    rows.complain(must, where, "fill these cells or remove these rows")
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+class Bad(Generic[T]):
+    """The first few of what is bad, and how many there are: a whole file may be."""
+
+    def __init__(self) -> None:
+        self.first: list[T] = []
+        self.count = 0
+
+    def add(self, item: T) -> None:
+        """One more."""
+        self.count += 1
+        if self.count <= _SHOWN:
+            self.first.append(item)
+
+    def complain(self, must: str, where: str, fix: str) -> None:
+        """Raise DataError if there is one."""
+        if self.count:
+            raise DataError(must, came=_listed(self.first, self.count), where=where, fix=fix)
+
+
+def complain(
+    must: str,
+    bad: Sequence[T],
+    where: str,
+    fix: str,
+    *,
+    show: Callable[[T], str],
+) -> None:
+    """Raise DataError with the first few of what is bad and their number, if anything is."""
+    if len(bad):
+        raise DataError(must, came=some(bad, show), where=where, fix=fix)
+
+
+def some(items: Sequence[T], show: Callable[[T], str] = str) -> str:
+    """The first few, and how many in all."""
+    return _listed([show(item) for item in items[:_SHOWN]], len(items))
+
+
+def _listed(first: Sequence[Any], count: int) -> str:
+    text = ", ".join(map(str, first))
+    return f"{text}, … {count} in all" if count > len(first) else text
+
+
+def default_names(columns: int, letter: str = "x") -> tuple[str, ...]:
     """x0, x1, … for features without names."""
-    return tuple(f"x{i}" for i in range(columns))
+    return tuple(f"{letter}{i}" for i in range(columns))
 
 
 def unreadable(path: Path, error: Exception | str, fix: str) -> DataError:
@@ -205,22 +251,3 @@ def unreadable(path: Path, error: Exception | str, fix: str) -> DataError:
     came = error if isinstance(error, str) else getattr(error, "strerror", None) or str(error)
     must = f"data must be a {path.suffix} file that can be read"
     return DataError(must, came=came or type(error).__name__, where=str(path), fix=fix)
-
-
-def complain(
-    must: str,
-    bad: Sequence[T],
-    where: Path | str,
-    fix: str,
-    *,
-    show: Callable[[T], str],
-) -> None:
-    """Raise DataError with the first few of what is bad and their number, if anything is."""
-    if bad:
-        raise DataError(must, came=some(bad, show), where=str(where), fix=fix)
-
-
-def some(items: Sequence[T], show: Callable[[T], str] = str) -> str:
-    """The first few, and how many in all."""
-    text = ", ".join(map(show, items[:_SHOWN]))
-    return f"{text}, … {len(items)} in all" if len(items) > _SHOWN else text
