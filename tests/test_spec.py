@@ -965,6 +965,178 @@ def test_a_patch_changes_only_the_lines_it_must(new, lines):
     assert "".join(line for line in changes if line[0] in "+-") == lines
 
 
+# Lists of numbers and of tables, and a table in a table: inline, and as sections of their own.
+INLINE = """\
+[data]
+source = "a.csv"  # mine
+validation_fraction = 0.1  # to stop by
+
+[network]
+layers = [{ kind = "dense", units = 3 }]
+loss = { kind = "softmax_cross_entropy", class_weights = [1, 2, 3] }  # rare ones
+
+[training]
+schedule = [
+  { kind = "warm_up", epochs = 2 },  # up
+  { kind = "cosine" },  # down
+]
+early_stopping = { patience = 3 }  # soon
+"""
+SECTIONS = (
+    INLINE[: INLINE.index("schedule")]
+    + """\
+# the schedule
+[[training.schedule]]
+kind = "warm_up"
+epochs = 2  # up
+
+[[training.schedule]]
+kind = "cosine"  # down
+
+[training.early_stopping]
+patience = 3  # soon
+"""
+)
+NESTED = toml.loads(INLINE)
+RISE, FALL = NESTED.training.schedule
+
+
+def training(**changes):
+    return replace(NESTED, training=replace(NESTED.training, **changes))
+
+
+def source(**changes):
+    return replace(NESTED, data=replace(NESTED.data, **changes))
+
+
+def loss(**changes):
+    network = replace(NESTED.network, loss=replace(NESTED.network.loss, **changes))
+    return replace(NESTED, network=network)
+
+
+WEIGHTED = 'loss = { kind = "softmax_cross_entropy", class_weights = '
+
+
+@pytest.mark.parametrize(
+    ("new", "inline", "sections"),
+    [
+        (
+            training(schedule=[replace(RISE, epochs=2.5), FALL]),
+            """\
+-  { kind = "warm_up", epochs = 2 },  # up
++  { kind = "warm_up", epochs = 2.5 },  # up
+""",
+            "-epochs = 2  # up\n+epochs = 2.5  # up\n",
+        ),
+        (
+            training(schedule=[RISE, replace(FALL, final=0.5)]),
+            """\
+-  { kind = "cosine" },  # down
++  { kind = "cosine", final = 0.5 },  # down
+""",
+            "+final = 0.5\n",
+        ),
+        (training(schedule=[RISE]), '-  { kind = "cosine" },  # down\n', None),
+        (training(schedule=[RISE, s.Plateau(), FALL]), '+  { kind = "plateau" },\n', None),
+        (
+            training(schedule=()),
+            """\
+-schedule = [
+-  { kind = "warm_up", epochs = 2 },  # up
+-  { kind = "cosine" },  # down
+-]
+""",
+            """\
+-[[training.schedule]]
+-kind = "warm_up"
+-epochs = 2  # up
+-
+-[[training.schedule]]
+-kind = "cosine"  # down
+-
+""",
+        ),
+        (
+            training(early_stopping=s.EarlyStopping(4)),
+            """\
+-early_stopping = { patience = 3 }  # soon
++early_stopping = { patience = 4 }  # soon
+""",
+            "-patience = 3  # soon\n+patience = 4  # soon\n",
+        ),
+        (
+            training(early_stopping=s.EarlyStopping(3, 0.5)),
+            """\
+-early_stopping = { patience = 3 }  # soon
++early_stopping = { patience = 3, min_delta = 0.5 }  # soon
+""",
+            "+min_delta = 0.5\n",
+        ),
+        (
+            training(early_stopping=None),
+            "-early_stopping = { patience = 3 }  # soon\n",
+            "-[training.early_stopping]\n-patience = 3  # soon\n",
+        ),
+        (training(normalise_gradient=True), *2 * ["+normalise_gradient = true\n"]),
+        (
+            loss(class_weights=[1, 2, 4]),
+            *2
+            * [
+                f"-{WEIGHTED}[1, 2, 3] }}  # rare ones\n"
+                f"+{WEIGHTED}[1.0, 2.0, 4.0] }}  # rare ones\n"
+            ],
+        ),
+        (
+            loss(class_weights=None),
+            *2
+            * [
+                f"-{WEIGHTED}[1, 2, 3] }}  # rare ones\n"
+                '+loss = { kind = "softmax_cross_entropy" }  # rare ones\n'
+            ],
+        ),
+        (source(standardise="jointly"), *2 * ['+standardise = "jointly"\n']),
+        (
+            source(target="y", test="b.csv", missing="drop"),
+            *2 * ['+target = "y"\n+test = "b.csv"\n+missing = "drop"\n'],
+        ),
+        (
+            replace(NESTED, data=s.Data("moons", validation_fraction=0.1, rows=99, noise=0)),
+            *2
+            * ['-source = "a.csv"  # mine\n+source = "moons"  # mine\n+rows = 99\n+noise = 0.0\n'],
+        ),
+    ],
+)
+def test_a_patch_of_a_list_or_a_table_in_a_table(new, inline, sections):
+    for text, lines in ((INLINE, inline), (SECTIONS, sections)):
+        assert toml.loads(text) == NESTED
+        patched = toml.patch(text, NESTED, new)
+        assert toml.loads(patched) == new
+        changes = toml.diff(text, patched, "x.toml").splitlines(keepends=True)[2:]
+        changed = "".join(line for line in changes if line[0] in "+-")
+        # Tables cannot be moved in an array of them: their section alone is written anew.
+        assert changed == lines or lines is None
+        assert patched[: patched.index("[training]")] == text[: text.index("[training]")] or (
+            new.training == NESTED.training
+        )
+
+
+def test_a_list_or_a_table_in_a_table_is_added():
+    old = replace(NESTED, training=s.Training(clip_value=2))
+    text = "# a\n" + toml.dumps(old) + "# b\n"
+    new = replace(old, training=replace(NESTED.training, clip_value=2))
+    assert toml.patch(text, old, new) == text.replace(
+        "clip_value = 2.0\n",
+        """\
+clip_value = 2.0
+schedule = [
+  { kind = "warm_up", epochs = 2.0 },
+  { kind = "cosine" },
+]
+early_stopping = { patience = 3 }
+""",
+    )
+
+
 def test_a_key_is_added_below_the_last_and_above_the_comment_of_the_next_section():
     patched = toml.patch(FILE, SPEC, replace(SPEC, optimiser=s.Momentum(0.2, 0.5)))
     assert "lr = 0.2  # rate\nmomentum = 0.5\n\n# the end\n[measure]" in patched
@@ -1011,6 +1183,10 @@ kind="sgd"
     """\
 [data]
 source="iris"
+validation_fraction = 0.5
+[[training.schedule]] # first
+kind = "step"
+every = 3
 [[network.layers]]
 kind = "repeat"
 times = 3 # three
@@ -1022,7 +1198,12 @@ kind="dense"
 units=5
 [network.loss]
 kind="softmax_cross_entropy"
+class_weights = [
+  1, # one
+  2,
+]
 l2 = 1
+[training.early_stopping]
 """,
     FILE,
 ]
@@ -1047,7 +1228,7 @@ def test_values_of_an_array_of_tables_are_edited_in_place():
     new = replace(old, network=replace(old.network, layers=[s.Dense(5)]))
     patched = toml.patch(text, old, new)
     assert toml.loads(patched) == new
-    assert patched.startswith('[data]\nsource="iris"\n[network]\nlayers = [\n')
+    assert patched.startswith(text.partition("[[network")[0] + "[network]\nlayers = [\n")
 
 
 def test_a_patch_keeps_line_ends():

@@ -108,7 +108,7 @@ def _append(table: Any, key: str, item: Any) -> None:
 
 def _edit_key(table: Any, key: str, value: Any) -> None:
     old = table[key]
-    if key in LISTS and value and _plain(old):
+    if key in LISTS and _plain(old):
         table[key] = _edit_list(old, value, LISTS[key])
     elif isinstance(old, InlineTable):
         table[key] = _edit_inline(old, value)
@@ -204,6 +204,6 @@ def _section(node: Struct) -> Table:
 
 
 def _wanted(node: Struct) -> dict[str, Any]:
-    """Every key with a value: None stands for a key left out."""
+    """Every key with a value: None and () stand for a key left out."""
     values = {key: getattr(node, key) for key in node.__struct_fields__}
-    return {**_tag(node), **{key: value for key, value in values.items() if value is not None}}
+    return {**_tag(node), **{key: v for key, v in values.items() if v is not None and v != ()}}
