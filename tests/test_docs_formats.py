@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import pytest
@@ -144,6 +144,7 @@ TABLES = {
     "data": nn.Data,
     "network": nn.Network,
     "training": nn.Training,
+    "trainingearly_stopping": nn.EarlyStopping,
     "measure": nn.Measure,
 }
 UNIONS = {
@@ -151,9 +152,10 @@ UNIONS = {
     "initialisers": specs.Init,
     "losses": specs.Loss,
     "optimisers": specs.Optimiser,
+    "schedules": specs.Schedule,
 }
 STRUCTS = [(table, FORMATS.tables[anchor]) for anchor, table in TABLES.items()] + [
-    (struct, by_kind(FORMATS.tables[anchor]).get(kind, []))
+    (struct, [row for row in by_kind(FORMATS.tables[anchor]).get(kind, []) if row["key"]])
     for anchor, union in UNIONS.items()
     for kind, struct in specs.kinds(union).items()
 ]
@@ -166,6 +168,18 @@ EXAMPLES: dict[Any, Any] = {
     nn.Activation: nn.Activation("elu"),
     nn.Residual: nn.Residual((DENSE,)),
     nn.Repeat: nn.Repeat(2, (DENSE,)),
+    nn.StepDecay: nn.StepDecay(3),
+    nn.ExponentialDecay: nn.ExponentialDecay(0.9),
+    nn.WarmUp: nn.WarmUp(3),
+}
+# Keys that need others beside them.
+IDX = nn.Data("a.idx", labels="b.idx", test="c.idx", test_labels="d.idx")
+EXAMPLES |= {
+    (nn.Activation, "beta"): nn.Activation("swish"),
+    (nn.Activation, "learned"): nn.Activation("prelu"),
+    (nn.Data, "rows"): nn.Data("moons"),
+    (nn.Data, "noise"): nn.Data("moons"),
+    **{(nn.Data, key): IDX for key in ("labels", "test", "test_labels")},
 }
 TYPES = {"integer": int, "number": float, "boolean": bool, "string": str}
 
@@ -185,15 +199,21 @@ def spec_problems(struct: Any, rows: list[dict[str, str]]) -> Iterator[str]:
             value = None if text == "none" else tomllib.loads(f"x = {text}")["x"]
             if msgspec.convert(value, field.type) != field.default:
                 yield f"{key} has the default {field.default!r}, not {text}"
-        wanted = TYPES.get(row["type"])
-        simple = str if "Literal" in str(field.type) else field.type
-        if wanted and wanted not in (simple, *getattr(simple, "__args__", ())):
+        wanted = {TYPES.get(word) for word in row["type"].split(" or ")}
+        if None not in wanted and wanted != types_of(field.type):
             yield f"{key} is no {row['type']}"
-        example = EXAMPLES.get(struct) or struct()
+        example = EXAMPLES.get((struct, key)) or EXAMPLES.get(struct) or struct()
         for accepted, values in zip((True, False), edges(row["range"]), strict=True):
             for value in values:
                 if accepts(example, key, value) is not accepted:
                     yield f"{key} = {value!r} is {'refused' if accepted else 'accepted'}"
+
+
+def types_of(annotation: Any) -> set[Any]:
+    """The types that a field takes but None; names of a Literal are strings."""
+    parts = (annotation,) if get_origin(annotation) is Literal else get_args(annotation)
+    types = {str if get_origin(part) is Literal else part for part in parts or (annotation,)}
+    return types - {type(None)}
 
 
 def edges(text: str) -> tuple[list[Any], list[Any]]:
@@ -209,8 +229,9 @@ def edges(text: str) -> tuple[list[Any], list[Any]]:
         return inside, outside
     if text == "any":
         return [-1e300, 0.0, 1e300], [math.inf, math.nan]
-    if text == "`true`, `false`":
-        return [True, False], [1, None]
+    if re.fullmatch(r"`[^`]+`(, `[^`]+`)*", text):
+        values = [tomllib.loads(f"x = {value}")["x"] for value in re.findall("`([^`]+)`", text)]
+        return values, ["no such name", 1]
     names = re.findall(r'`"(\w+)"`', text)
     return names, ["no such name"] if names else []
 
@@ -249,10 +270,13 @@ def test_a_wrong_key_type_default_or_range_is_seen() -> None:
         "clip_norm is not documented",
         "clip_value = 1 is accepted",
         "clip_value = 2 is accepted",
+        "early_stopping is not documented",
         "epoch is no key",
         "epochs = 0 is refused",
         "epochs has the default 30, not 29",
         "epochs is no string",
+        "normalise_gradient is not documented",
+        "schedule is not documented",
     ]
 
 
