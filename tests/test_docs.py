@@ -79,7 +79,9 @@ def test_sources_name_what_there_is() -> None:
         *specs.kinds(specs.Optimiser),
         "clip_value",
         "clip_norm",
+        "normalise_gradient",
     }
+    assert SOURCES.column("schedules", "kind") == list(specs.kinds(specs.Schedule))
 
 
 def test_domains_are_those_of_the_rules() -> None:

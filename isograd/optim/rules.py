@@ -183,9 +183,9 @@ def adam(beta1: float, beta2: float, eps: float) -> Optimiser:
 def adamw(beta1: float, beta2: float, eps: float, weight_decay: float) -> Optimiser:
     """θ ← θ − η λ θ − η m̂/(√v̂ + ε), both from the old θ, with Adam's m̂ and v̂.
 
-    Loshchilov & Hutter 2019, algorithm 2: the decay does not pass through m and v. Their λ is
-    multiplied by the schedule's factor alone; here, as in PyTorch, λ is weight_decay and η is the
-    whole learning rate, so that their λ is ηλ. All parameters decay, biases too.
+    Loshchilov & Hutter 2019, algorithm 2: the decay does not pass through m and v. They
+    multiply λ by the schedule's factor alone, PyTorch and this by the whole learning rate η: their
+    λ is αλ with α the rate before schedules. All parameters decay, biases too.
 
     Args:
         beta1: in [0, 1).
