@@ -16,6 +16,7 @@ from isograd.nn import (
     SGD,
     Activation,
     Adam,
+    AdamW,
     Critical,
     Data,
     Dense,
@@ -342,6 +343,14 @@ def test_what_is_there_already_is_not_offered() -> None:
     edits = set().union(*(changed(spec, c.spec) for c in got))
     assert edits == {"learning rate", "initialisation", "activation"}
     assert {type(c.spec.network.init) for c in got} == {He, Critical, Orthogonal}
+
+
+def test_decayed_weights_and_normalised_gradients_are_kept() -> None:
+    """AdamW is an Adam already; what is divided by its norm cannot be clipped to one."""
+    spec = replace(DEEP, optimiser=AdamW(), training=Training(normalise_gradient=True))
+    got = candidates(spec, found(*ALL_OF_DEPTH), N_IN)
+    assert {type(c.spec.optimiser) for c in got} == {AdamW}
+    assert {c.spec.training for c in got} == {spec.training}
 
 
 def test_full_batches_stay_full() -> None:

@@ -14,6 +14,7 @@ from isograd.nn.initialisers import has_critical_point
 from isograd.nn.spec import (
     Activation,
     Adam,
+    AdamW,
     Critical,
     Dense,
     GradientDescent,
@@ -100,11 +101,12 @@ def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, 
     acts = [x for x in layers if isinstance(x, Activation) and x.name != "identity"]
     if names & _TOO_LARGE:
         yield "lr ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
-        clipped = replace(spec.training, clip_norm=1.0)
-        yield "clip_norm 1", "bounds each step", replace(spec, training=clipped)
+        if not spec.training.normalise_gradient:
+            clipped = replace(spec.training, clip_norm=1.0)
+            yield "clip_norm 1", "bounds each step", replace(spec, training=clipped)
     else:
         yield "lr × 10", "larger steps", _with_lr(spec, lr * 10.0)
-    if not isinstance(spec.optimiser, Adam | GradientDescent):
+    if not isinstance(spec.optimiser, Adam | AdamW | GradientDescent):
         adam = replace(spec, optimiser=Adam())
         yield "adam", "steps whose size does not depend on that of the gradient", adam
     if not names & _DEPTH:
