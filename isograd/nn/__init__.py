@@ -1,5 +1,6 @@
 """Networks: their description, and what it means as a function of arrays."""
 
+from isograd.nn.define import define_activation
 from isograd.nn.model import Model, build
 from isograd.nn.spec import (
     LSUV,
@@ -97,4 +98,5 @@ __all__ = [
     "Xavier",
     "Zeros",
     "build",
+    "define_activation",
 ]

@@ -11,15 +11,19 @@ import dataclasses
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import scipy.special
 from joblib import Parallel, delayed
 from msgspec.structs import replace
 
 from isograd.diagnosis import examine
 from isograd.errors import TheoryError
+from isograd.nn.activations import Formula
+from isograd.nn.define import defined, enter
 from isograd.nn.losses import constant_loss
 from isograd.nn.spec import Measure, Spec
 from isograd.remedy.candidates import Candidate, random_edit
@@ -183,7 +187,7 @@ def prescribe(
     results: list[list[Trial]] = [[] for _ in arms]
     refused = [""] * len(arms)
     runs = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_run)(i, s, split, steps) for i, s in jobs_to_do
+        delayed(_run)(i, msgspec.to_builtins(s), defined(), split, steps) for i, s in jobs_to_do
     )
     interrupted = False
     try:
@@ -226,8 +230,16 @@ def _steps(baseline: Outcome, split: Split) -> int:
     return spec.training.epochs * (rows // spec.batch_size_for(rows))
 
 
-def _run(arm: int, spec: Spec, split: Split, steps: int) -> tuple[int, Trial | str]:
-    """One trial; a refusal (no critical point for this activation) is a result."""
+def _run(
+    arm: int, plain: Any, activations: Mapping[str, Formula], split: Split, steps: int
+) -> tuple[int, Trial | str]:
+    """One trial; a refusal (no critical point for this activation) is a result.
+
+    The spec comes as plain data: a worker process must know the activations that the program has
+    defined before it can read one that names them.
+    """
+    enter(activations)
+    spec = msgspec.convert(plain, Spec)
     sparse = replace(spec, measure=Measure(first=3, every=max(1, steps // _MEASURED)))
     try:
         outcome = fit(sparse, split, steps=steps)
