@@ -175,8 +175,6 @@ def from_arrays(
     names = default_names(X.shape[1] if X.ndim == 2 else 0)
     if features is not None:
         names = tuple(map(str, features))
-    if y.dtype == object and all(isinstance(label, str) for label in y.flat):
-        y = y.astype(str)
     table = Table(X, y, names, ARRAYS)
     return _split(table, None, data or Data(ARRAYS), loss_kind, seed, dtype)
 

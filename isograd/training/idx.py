@@ -26,6 +26,7 @@ _GZIP = b"\x1f\x8b"
 # One byte of a deflate stream gives at most 1032 (zlib, Technical details, "Maximum Compression
 # Factor").
 _MAX_EXPANSION = 1032
+_MAX_DIMENSIONS = 64  # of a NumPy array
 _FIX = "fetch or write the file again"
 
 
@@ -80,7 +81,12 @@ def read_idx(path: Path) -> NDArray[Any]:
 def _read(file: IO[bytes] | gzip.GzipFile, limit: int, path: Path) -> NDArray[Any]:
     """The array of an open file that cannot hold more than `limit` bytes."""
     magic = file.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not magic[3]:
+    if (
+        len(magic) < 4
+        or magic[:2] != b"\0\0"
+        or magic[2] not in TYPES
+        or not 1 <= magic[3] <= _MAX_DIMENSIONS
+    ):
         raise DataError(
             "an idx file must begin with two zero bytes, a type and a number of dimensions",
             came=f"0x{magic.hex()}" if magic else "an empty file",
@@ -93,7 +99,10 @@ def _read(file: IO[bytes] | gzip.GzipFile, limit: int, path: Path) -> NDArray[An
     shape = tuple(np.frombuffer(header, ">u4").tolist())
     dtype = np.dtype(TYPES[magic[2]])
     claimed = math.prod(shape) * dtype.itemsize
-    if claimed > limit:
+    if not claimed:
+        must, came = "an idx file must hold values", f"{_by(shape)} of them"
+        raise DataError(must, came=came, where=str(path), fix=_FIX)
+    if claimed > limit - len(magic) - len(header):
         raise _truncated(f"a file too small for {_by(shape)} values of {dtype.itemsize} B", path)
     values = np.empty(claimed, np.uint8)
     view, got = values.data, 0

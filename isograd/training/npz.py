@@ -15,7 +15,7 @@ def read_npz(path: Path, *, unlabelled: bool = False) -> Table:
 
     Args:
         path: the file.
-        unlabelled: whether y may be left out.
+        unlabelled: whether y may be left out, or be NaN throughout; then it is None.
 
     Raises:
         DataError: a file that is no archive of arrays, is damaged, or holds no X or y.
@@ -39,4 +39,7 @@ def read_npz(path: Path, *, unlabelled: bool = False) -> Table:
         )
     X = arrays["X"]
     columns = X.shape[1] if X.ndim == 2 else 0
-    return Table(X, arrays.get("y"), default_names(columns), str(path))
+    y = arrays.get("y")
+    if unlabelled and y is not None and y.dtype.kind == "f" and np.isnan(y).all():
+        y = None
+    return Table(X, y, default_names(columns), str(path))

@@ -95,6 +95,7 @@ def _reader(file: Any, pa: Any, path: Path) -> Callable[[str], Any]:
             column = file.read(columns=[name]).column(0)
             if len(column) != file.metadata.num_rows:
                 raise pa.ArrowInvalid(f"{len(column)} rows of {file.metadata.num_rows}")
+            column.validate(full=True)
             if pa.types.is_dictionary(column.type):
                 column = column.cast(column.type.value_type)
             return column
@@ -150,10 +151,8 @@ def _target(column: Any, name: str, pa: Any, where: str, unlabelled: bool) -> ND
     absent = np.asarray(column.is_null(nan_is_null=True).to_numpy())
     if unlabelled and absent.all():
         return None
-    missing = Bad[str]()
-    for row in np.flatnonzero(absent).tolist():
-        missing.add(f"row {row}")
-    refuse_missing_targets(missing, name, where)
+    rows = np.flatnonzero(absent)
+    refuse_missing_targets(Bad([f"row {row}" for row in rows[:5]], len(rows)), name, where)
     if _is_text(column.type, pa):
         return from_cells(column.to_pylist())
     if pa.types.is_decimal(column.type):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from isograd.errors import DataError, SpecError
 from isograd.nn.checks import shown
-from isograd.training.tables import Table, complain
+from isograd.training.tables import Table, at_rows, complain
 from isograd.training.targets import Form, Task
 
 _BLOCK = 1 << 22  # elements that are float64 at a time: 32 MiB
@@ -215,6 +216,8 @@ def clean(table: Table, missing: Literal["refuse", "mean", "median", "drop"]) ->
         DataError: naming rows and columns.
     """
     require_arrays(table)
+    y = None if table.y is None else _in_double(table.y)
+    table = replace(table, X=_in_double(table.X), y=y)
     X = table.X
     if X.dtype.kind != "f":
         return table
@@ -252,7 +255,7 @@ def require_arrays(table: Table) -> None:
         fix = "give one name per column"
     elif y is not None and (y.shape[:1] != X.shape[:1] or y.ndim > 2 or y.size == 0):
         came, fix = f"X of shape {X.shape}, y of shape {y.shape}", "give one target per row"
-    elif y is not None and y.dtype.kind not in "fiubU":
+    elif y is not None and y.dtype.kind not in "fiubU" and not _all_text(y):
         came, fix = f"y of dtype {y.dtype}", "give numbers or strings"
     if came:
         must = "X must be (rows, features) numbers, with one target per row"
@@ -279,20 +282,25 @@ def _blocks(
 
 
 def _complain(bad: NDArray[np.bool_], table: Table, must: str, fix: str) -> None:
-    if bad.any():
-        at = np.flatnonzero(bad).tolist()
-        d = table.X.shape[1]
-        complain(
-            must,
-            at,
-            table.where,
-            fix,
-            show=lambda i: f"{table.cell(i // d, i % d)} ({table.X[i // d, i % d]})",
-        )
+    d = table.X.shape[1]
+    cells = at_rows(table, bad, lambda i: f"{table.cell(i // d, i % d)} ({table.X[i // d, i % d]})")
+    cells.complain(must, table.where, fix)
+
+
+def _all_text(y: NDArray[Any]) -> bool:
+    return y.dtype == object and all(isinstance(cell, str) for cell in y.flat)
+
+
+def _in_double(values: NDArray[Any]) -> NDArray[Any]:
+    """Extended precision cut to float64; all else as it is."""
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 8:
+        return values
+    with np.errstate(over="ignore"):  # infinities are refused
+        return values.astype(np.float64)
 
 
 def _largest(X: NDArray[Any]) -> float:
-    return float(np.nanmax(np.abs(X.astype(np.float64))))
+    return max(float(np.nanmax(X)), -float(np.nanmin(X)))
 
 
 def _not_finite(X: NDArray[Any], where: str) -> DataError:

@@ -65,14 +65,21 @@ def read_new(
         base: the folder that relative paths start from; None is the current one.
     """
     name = str(source)
-    if name in (*BUILT_IN_DATA, *SYNTHETIC_DATA):
-        return read_named(name, seed=seed)
-    if format_of(name) is None:
+    known = (*BUILT_IN_DATA, *SYNTHETIC_DATA)
+    if format_of(name) is None and name not in known:
         raise DataError(
             f"data must be a built-in set or a path that ends in {', '.join(FILE_TYPES)}",
             came=repr(name),
-            fix=nearest(name, (*BUILT_IN_DATA, *SYNTHETIC_DATA)),
+            fix=nearest(name, known),
         )
+    if labels is not None and format_of(name) != "idx":
+        raise DataError(
+            "labels in a file of their own belong to images in idx format",
+            came=f"labels = {str(labels)!r} with {name!r}",
+            fix="remove labels, or name an idx file",
+        )
+    if name in known:
+        return read_named(name, seed=seed)
     folder = Path(base or ".")
     choose = named(features, target, required=False)
     beside = None if labels is None else folder / labels
@@ -92,7 +99,7 @@ def read_named(
     classes = None
     if "target_names" in bunch:
         classes = tuple(map(str, bunch.target_names))
-        y = np.array(classes)[y]
+        y = np.array(classes, object)[y]
     return Table(X, y, tuple(map(str, bunch.feature_names)), name, classes=classes)
 
 

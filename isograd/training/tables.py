@@ -27,7 +27,8 @@ class Table:
 
     Args:
         X: (n, d) features of any real dtype; NaN is a missing value.
-        y: (n,) numbers or labels, or (n, k) numbers; None where there are no targets.
+        y: (n,) numbers or labels, or (n, k) numbers; text as strings of Python, for one long label
+            must not make every row long. None where there are no targets.
         features: the d names.
         where: the file, or what else to call the source in an error.
         target: the name of the target column, where columns have names.
@@ -172,7 +173,7 @@ def from_cells(cells: Sequence[str]) -> NDArray[Any]:
     for i, cell in enumerate(cells):
         value = number(cell)
         if value is None:
-            return np.array(cells, np.str_)
+            return np.array(cells, object)
         values[i] = value
     return values
 
@@ -200,9 +201,8 @@ def refuse_missing_targets(rows: Bad[str], target: str | None, where: str) -> No
 class Bad(Generic[T]):
     """The first few of what is bad, and how many there are: a whole file may be."""
 
-    def __init__(self) -> None:
-        self.first: list[T] = []
-        self.count = 0
+    def __init__(self, first: Sequence[T] = (), count: int = 0) -> None:
+        self.first, self.count = list(first), count
 
     def add(self, item: T) -> None:
         """One more."""
@@ -237,6 +237,20 @@ def some(items: Sequence[T], show: Callable[[T], str] = str) -> str:
 def _listed(first: Sequence[Any], count: int) -> str:
     text = ", ".join(map(str, first))
     return f"{text}, … {count} in all" if count > len(first) else text
+
+
+def at_rows(
+    table: Table, bad: NDArray[np.bool_], show: Callable[[int], str] | None = None
+) -> Bad[str]:
+    """The first few of the rows, or of the cells counted row by row, where `bad` is true.
+
+    Args:
+        table: says what a row is called.
+        bad: (n,) or (n, d).
+        show: what to call the i-th in an error; None is the row.
+    """
+    at = np.flatnonzero(bad)
+    return Bad([(show or table.at)(i) for i in at[:_SHOWN].tolist()], len(at))
 
 
 def default_names(columns: int, letter: str = "x") -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from isograd.errors import DataError, SpecError, nearest
 from isograd.nn.checks import shown
 from isograd.nn.spec import Loss, kinds
 from isograd.training.tables import (
-    Bad,
     Table,
+    at_rows,
     complain,
     number,
     refuse_missing_targets,
@@ -65,22 +65,21 @@ def form_of(table: Table, kind: str) -> Form:
         DataError: targets that do not fit the loss.
     """
     y, task = _one_column(table), TASKS[kind]
-    if task == "regression" and y.dtype.kind != "U":
+    if task == "regression" and not is_text(y):
         return Form("regression")
     if task == "classes" and y.ndim == 2 and y.dtype.kind in "fiub":
         _require_shares(y, table)
         return Form("classes", tuple(map(str, range(y.shape[1]))), True)
     if task == "regression" and y.ndim == 1:
-        text = [i for i, cell in enumerate(y) if number(cell) is None]
-        complain(
-            f"targets must be all numbers or all text for {kind}",
-            text if len(text) < len(y) else [],
-            table.where,
-            "correct these rows",
-            show=lambda i: f"{table.at(i)} ({shown(str(y[i]))})",
-        )
+        text = np.array([number(cell) is None for cell in y.tolist()])
+        if not text.all():
+            at_rows(table, text, lambda i: f"{table.at(i)} ({shown(str(y[i]))})").complain(
+                f"targets must be all numbers or all text for {kind}",
+                table.where,
+                "correct these rows",
+            )
     _require_labels(y, table, kind)
-    classes = table.classes or tuple(_name(value) for value in np.unique(y))
+    classes = table.classes or tuple(map(_name, _unique(y)[0]))
     _require_classes(classes, len(y), kind, table.where)
     return Form("binary" if task == "binary" else "classes", classes, task == "regression")
 
@@ -103,8 +102,8 @@ def targets_of(table: Table, form: Form, columns: int = 0) -> NDArray[Any]:
     y = _one_column(table)
     if form.classes is None:
         k = 1 if y.ndim == 1 else y.shape[1]
-        if y.dtype.kind == "U" or (columns and k != columns):
-            came = "text" if y.dtype.kind == "U" else f"{k} per row, not {columns}"
+        if is_text(y) or (columns and k != columns):
+            came = "text" if is_text(y) else f"{k} per row, not {columns}"
             raise _unlike("targets must be numbers, as many per row", came, table)
         return y.reshape(len(y), -1).astype(np.float64)
     count = len(form.classes)
@@ -134,20 +133,14 @@ def require_targets(table: Table) -> None:
     y = table.y
     if y is None or y.dtype.kind != "f":
         return
-    bad = ~np.isfinite(y.reshape(len(y), -1))
-    if not bad.any():
-        return
-    missing = Bad[str]()
-    for row in np.flatnonzero(np.isnan(y.reshape(len(y), -1)).any(axis=1)).tolist():
-        missing.add(table.at(row))
+    values, name = y.reshape(len(y), -1), shown(table.target or "target")
+    missing = at_rows(table, np.isnan(values).any(axis=1))
     refuse_missing_targets(missing, table.target, table.where)
-    complain(
-        "data must be finite",
-        np.flatnonzero(bad.any(axis=1)).tolist(),
-        table.where,
-        "correct these cells or remove these rows",
-        show=lambda row: f"{table.at(row)} column {shown(table.target or 'target')} ({y[row]})",
-    )
+    at_rows(
+        table,
+        np.isinf(values).any(axis=1),
+        lambda row: f"{table.at(row)} column {name} ({y[row]})",
+    ).complain("data must be finite", table.where, "correct these cells or remove these rows")
 
 
 def require_weights(loss: str | Loss, classes: tuple[str, ...] | None) -> None:
@@ -179,12 +172,10 @@ def _require_labels(y: NDArray[Any], table: Table, kind: str) -> None:
             fix="pass y.argmax(axis=1) if y is one-hot",
         )
     if y.dtype.kind == "f":
-        complain(
+        at_rows(table, y != np.round(y), lambda i: f"{table.at(i)} ({y[i]})").complain(
             f"labels must be whole numbers or text for {kind}",
-            np.flatnonzero(y != np.round(y)).tolist(),
             table.where,
             f"use {_losses('regression')} for a regression, or write the labels as whole numbers",
-            show=lambda i: f"{table.at(i)} ({y[i]})",
         )
 
 
@@ -204,19 +195,20 @@ def _require_classes(classes: tuple[str, ...], rows: int, kind: str, where: str)
 def _require_shares(y: NDArray[Any], table: Table) -> None:
     """Rows of several columns are shares of the classes."""
     sums = y.sum(axis=1, dtype=np.float64)
-    wrong = np.flatnonzero((np.abs(sums - 1.0) > _TOLERANCE) | (y < 0).any(axis=1))
-    complain(
+    at_rows(
+        table,
+        (np.abs(sums - 1.0) > _TOLERANCE) | (y < 0).any(axis=1),
+        lambda i: f"{table.at(i)} (sum {sums[i]:.7g}, least {y[i].min():.3g})",
+    ).complain(
         "targets of several columns must be shares of the classes: at least 0, with sum 1",
-        wrong.tolist(),
         table.where,
         f"divide each row by its sum, or use {_losses('regression')} for a regression",
-        show=lambda i: f"{table.at(i)} (sum {sums[i]:.7g}, least {y[i].min():.3g})",
     )
 
 
 def _labels(y: NDArray[Any], classes: tuple[str, ...], table: Table) -> NDArray[np.int64]:
     """The number of each row's class, found by name, else by the number that it stands for."""
-    values, inverse = np.unique(y, return_inverse=True)
+    values, inverse = _unique(y)
     by_name = {name: i for i, name in enumerate(classes)}
     by_number: dict[float, int] = {}
     for name, i in by_name.items():
@@ -224,28 +216,43 @@ def _labels(y: NDArray[Any], classes: tuple[str, ...], table: Table) -> NDArray[
             by_number.setdefault(value, i)
     found = [by_name.get(_name(v), by_number.get(_number(v), -1)) for v in values]
     labels = np.array(found, np.int64)[inverse]
-    unknown = np.flatnonzero(labels < 0)
-    first = {values[inverse[row]]: row for row in unknown[::-1].tolist()}
+    unknown = [i for i, label in enumerate(found) if label < 0]
     complain(
         "every label must be one of the training data's",
-        [(_name(value), first[value]) for value in values if value in first],
+        unknown,
         table.where,
         f"remove these rows, or train on their labels too; known: {some(classes)}",
-        show=lambda label: f"{shown(label[0])} (first in {table.at(label[1])})",
+        show=lambda i: (
+            f"{shown(_name(values[i]))} (first in {table.at(int(np.argmax(inverse == i)))})"
+        ),
     )
     return labels
 
 
+def is_text(y: NDArray[Any]) -> bool:
+    """Whether targets are strings, NumPy's or Python's."""
+    return y.dtype.kind in "UO"
+
+
+def _unique(y: NDArray[Any]) -> tuple[list[Any], NDArray[np.int64]]:
+    """The values in order, and of each row the place of its value among them."""
+    if not is_text(y):
+        numbers, inverse = np.unique(y, return_inverse=True)
+        return list(numbers), inverse
+    cells = y.tolist()
+    values = sorted(set(cells))
+    place = {value: i for i, value in enumerate(values)}
+    return values, np.fromiter((place[cell] for cell in cells), np.int64, len(cells))
+
+
 def _name(value: Any) -> str:
     """What a class is called: whole numbers without a point."""
-    return str(int(value)) if value.dtype.kind in "fiu" else str(value)
+    return str(value) if isinstance(value, str | np.bool_) else str(int(value))
 
 
 def _number(value: Any) -> float:
     """The number that a label is or says; NaN, which is no key, for text."""
-    if value.dtype.kind in "fiu":
-        return float(value)
-    parsed = number(str(value))
+    parsed = number(value) if isinstance(value, str) else float(value)
     return float("nan") if parsed is None else parsed
 
 
