@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import re
 import shutil
 import subprocess
 import tomllib
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 from isograd.errors import SpecError
 from isograd.nn import spec as s
 from isograd.nn import toml
+from isograd.nn.template import TEMPLATE
 
 # Random specs ------------------------------------------------------------------------------------
 
@@ -1270,3 +1272,22 @@ def test_a_diff_of_many_like_layers_is_minimal():
 def test_dumped_specs_are_plain_toml():
     text = toml.dumps(replace(SPEC, data=s.Data('a "b"\\\n\x7f.csv', "σ")))
     assert tomllib.loads(text)["data"] == {"source": 'a "b"\\\n\x7f.csv', "target": "σ"}
+
+
+# The template ------------------------------------------------------------------------------------
+
+
+def test_the_template_names_all_data_and_schedules():
+    for name in (*s.SYNTHETIC_DATA, *s.kinds(s.Schedule)):
+        assert re.search(rf"\b{name}\b", TEMPLATE)
+
+
+def test_what_the_template_leaves_out_can_be_put_in():
+    left_out = re.compile(r"(?m)^# (\w+) += .*$")
+    keys = [match[1] for match in left_out.finditer(TEMPLATE)]
+    assert {"schedule", "early_stopping", "missing", "clip_norm"} <= set(keys)
+    for apart in (["target", "test", "clip_norm"], ["normalise_gradient"]):
+        text = left_out.sub(lambda m: m[0] if m[1] in apart else m[0][2:], TEMPLATE)
+        if "target" not in apart:
+            text = text.replace('"digits"', '"a.csv"')
+        assert toml.loads(text) != toml.loads(TEMPLATE)
