@@ -369,6 +369,14 @@ def test_a_normalised_gradient_has_norm_1(size: float) -> None:
             assert x.dtype == np.float32
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_normalising_hides_no_nan_and_no_infinity(bad: float) -> None:
+    """Nothing is left that looks like a direction."""
+    step, _ = normalise_by_global_norm().update(np.array([1.0, bad]), (), 0.1, np.zeros(2))
+    assert not np.isfinite(step).all()
+    assert step[0] == 0.0 or math.isnan(step[0])
+
+
 def test_clipping_leaves_zeros_alone_and_hides_no_nan() -> None:
     zeros = [np.zeros(3)]
     for rule in (clip_by_global_norm(1.0), clip_by_value(1.0), normalise_by_global_norm()):

@@ -10,7 +10,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from isograd.errors import SpecError
@@ -201,10 +201,10 @@ def test_a_plateau_multiplies_the_others() -> None:
     assert [built.factor(state, n) for n in (5, 6)] == [0.5, 0.125]
 
 
-@pytest.mark.parametrize("per_epoch", [1, 3, 7, 10, 49, 1000])
+@pytest.mark.parametrize("per_epoch", [1, 3, 7, 10, 49, 100, 1000])
 def test_steps_fall_on_the_step_that_is_meant(per_epoch: int) -> None:
-    """Every k steps, given as k/n epochs, which need not be a float, for whole k."""
-    for every in (1, 2, 3, 5, 7, 21, 300):
+    """Every k steps, given as k/n epochs; in floats 0.07 epochs of 100 steps are over 7."""
+    for every in (1, 2, 3, 5, 7, 21, 57, 300):
         built = schedule(
             (StepDecay(every / per_epoch, factor=0.5),), epochs=1, steps_per_epoch=per_epoch
         )
@@ -286,6 +286,11 @@ SCHEDULES = st.one_of(
     st.integers(1, 6),
     st.integers(1, 6) | st.integers(1, 10**9),
     st.lists(st.floats(), min_size=6, max_size=6),
+)
+@example([StepDecay(5e-324)], 1, 6, [0.0] * 6)
+@example([CosineDecay(epochs=1e308), OneCycle(epochs=1e308)], 1, 10**9, [0.0] * 6)
+@example(
+    [ExponentialDecay(1e308), ExponentialDecay(1e308), ExponentialDecay(1e-308)], 6, 1, [0.0] * 6
 )
 def test_factors_are_finite_and_states_are_json(
     parts: list[ScheduleSpec], epochs: int, per_epoch: int, losses: list[float]

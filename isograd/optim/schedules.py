@@ -183,8 +183,8 @@ def one_cycle(start: float, final: float, up: float, total: float) -> Schedule:
     peak, last = up * total - 1.0, total - 1.0
 
     def factor(step: int) -> float:
-        if step <= peak:
-            return _between(start, step / peak if peak > 0.0 else 1.0)
+        if step < peak:
+            return _between(start, step / peak)
         return _between(final, (last - step) / (last - peak))
 
     return _of_step(factor)
