@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from mpmath import mp, mpf
 from optable import ELEMENTWISE, INF, NAN, Case, Row, Shape, apart, indices, normal
+from threefry import threefry
 
 from isograd.engine.ops import Op
 
@@ -204,20 +205,6 @@ def _reshape(x: np.ndarray, *, shape: Shape) -> np.ndarray:
 
 
 # --- random bits
-
-
-def threefry(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """Threefry-2x32, 20 rounds, on Python's integers (Salmon et al. 2011, sec. 3.3)."""
-    keys = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
-    x, y = ((c + k) % 2**32 for c, k in zip(counter, key, strict=True))
-    for r in range(20):
-        by = (13, 15, 26, 6, 17, 29, 16, 24)[r % 8]
-        x = (x + y) % 2**32
-        y = ((y << by) % 2**32 | y >> (32 - by)) ^ x
-        if r % 4 == 3:
-            s = r // 4 + 1
-            x, y = (x + keys[s % 3]) % 2**32, (y + keys[(s + 1) % 3] + s) % 2**32
-    return x, y
 
 
 def _random_bits(key: np.ndarray, counter: np.ndarray, *, shape: Shape) -> np.ndarray:

@@ -35,7 +35,7 @@ from isograd.training.step import Layout, compile_step
 
 TANH, RELU, LOGISTIC = Activation("tanh"), Activation("relu"), Activation("logistic")
 SCALED, IDENTITY = Activation("scaled_sigmoid"), Activation("identity")
-PARTS = ("weights", "activation", "normalisation", "residual")
+PARTS = ("weights", "activation", "normalisation", "residual", "factors")
 ROWS, N_IN, CLASSES = 7, 5, 3
 
 Params = dict[str, np.ndarray]
@@ -141,7 +141,7 @@ class ByHand:
                 layer -= 1
                 deltas[layer] = value
             elif 1 < layer <= self.dense:  # what follows on δ^l, downwards, belongs to l − 1
-                old = gains.get(layer - 1, LayerGain(layer - 1, 0.0, 0.0, 0.0, 0.0))
+                old = gains.get(layer - 1, LayerGain(layer - 1, *[0.0] * 5))
                 gains[layer - 1] = replace(old, **{part: getattr(old, part) + math.log10(value)})
         return gains, deltas
 
@@ -263,9 +263,9 @@ def test_a_wrong_attribution_is_seen(
     one: Part, other: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sums stay right; the parts are not."""
-    a, b = budget._FIELDS[one], budget._FIELDS[other]
-    monkeypatch.setitem(budget._FIELDS, one, b)
-    monkeypatch.setitem(budget._FIELDS, other, a)
+    a, b = budget.FIELD_OF[one], budget.FIELD_OF[other]
+    monkeypatch.setitem(budget.FIELD_OF, one, b)
+    monkeypatch.setitem(budget.FIELD_OF, other, a)
     with pytest.raises(AssertionError, match=f"({a}|{b}) of layer"):
         check_budget(NETWORKS["nested residual blocks"], 1)
 
@@ -281,10 +281,10 @@ def test_a_lost_factor_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mean_of_the_layers() -> None:
-    gains = [LayerGain(2, -1.0, 0.5, 0.25, 0.0), LayerGain(1, -3.0, 1.5, 0.75, 1.0)]
-    assert Budget(4, tuple(gains)).mean() == LayerGain(0, -2.0, 1.0, 0.5, 0.5)
+    gains = [LayerGain(2, -1.0, 0.5, 0.25, 0.0, 2.0), LayerGain(1, -3.0, 1.5, 0.75, 1.0, 0.5)]
+    assert Budget(4, tuple(gains)).mean() == LayerGain(0, -2.0, 1.0, 0.5, 0.5, 1.25)
     assert Budget(4, ()).mean() is None
-    assert gains[1].total == 0.25
+    assert gains[1].total == 0.75
     assert {f.name for f in fields(LayerGain)} == {"layer", *PARTS}
 
 

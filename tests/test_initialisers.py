@@ -27,8 +27,8 @@ from isograd.nn import (
     Xavier,
     build,
 )
-from isograd.nn.activations import phi
-from isograd.nn.initialisers import Scale, draw, has_critical_point, scale
+from isograd.nn.activations import FORMULAS, phi
+from isograd.nn.initialisers import Variances, draw, has_critical_point, scale
 from isograd.nn.spec import ACTIVATION_NAMES, Init
 
 TANH, RELU = Activation("tanh"), Activation("relu")
@@ -102,7 +102,7 @@ def test_orthogonal(fan_in: int, fan_out: int, rng: np.random.Generator) -> None
     np.testing.assert_allclose(gram, 9 * np.eye(few), atol=9e-12)
     assert not b.any()
     law = scale(Orthogonal(gain=3.0), phi(TANH), fan_in, fan_out)
-    assert law == Scale(pytest.approx(fan_in * np.mean(w**2), rel=1e-12), 0.0)
+    assert law == Variances(pytest.approx(fan_in * np.mean(w**2), rel=1e-12), 0.0)
 
 
 def test_orthogonal_matrices_are_spread_evenly(rng: np.random.Generator) -> None:
@@ -135,7 +135,7 @@ def test_critical_orthogonal_has_the_critical_variance(
 def squared(name: str, x: Any) -> Any:
     """φ(x)² in mpmath."""
     sigma = 1 / (1 + mpmath.exp(-x))
-    leak = {"relu": 0, "leaky_relu": 0.01}
+    leak = {"relu": 0, "leaky_relu": 0.01, "prelu": 0.25}
     if name in leak:
         return (x if x > 0 else leak[name] * x) ** 2
     if name in ("elu", "selu"):
@@ -149,20 +149,27 @@ def squared(name: str, x: Any) -> Any:
         "silu": x * sigma,
         "gelu": x * mpmath.ncdf(x),
         "scaled_sigmoid": 4 * sigma - 2,
+        "swish": x * sigma,
+        "gelu_tanh": x / 2 * (1 + mpmath.tanh(mpmath.sqrt(2 / mpmath.pi) * (x + 0.044715 * x**3))),
+        "gelu_logistic": x / (1 + mpmath.exp(-1.702 * x)),
+        "hard_tanh": max(-1, min(1, x)),
+        "lecun_tanh": 1.7159 * mpmath.tanh(2 * x / 3),
+        "erf": mpmath.erf(x),
+        "sine": mpmath.sin(x),
     }
     return smooth[name] ** 2
 
 
-@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+@pytest.mark.parametrize("name", [n for n in ACTIVATION_NAMES if FORMULAS[n].elementwise])
 def test_gains(name: str) -> None:
     """Gain² = 1/E φ(z)², z ~ N(0, 1), by mpmath's quadrature."""
     second = mpmath.quad(lambda x: squared(name, x) * mpmath.npdf(x), [-12, -4, -1, 0, 1, 4, 12])
     at_hand = phi(Activation(name))
     for init in (He(), Orthogonal()):
         law = scale(init, at_hand, 7, 7)
-        assert law == Scale(pytest.approx(float(1 / second), rel=1e-10), 0.0)
-    assert scale(LeCun(), at_hand, 7, 9) == Scale(1.0, 0.0)
-    assert scale(Xavier(), at_hand, 6, 18) == Scale(0.5, 0.0)
+        assert law == Variances(pytest.approx(float(1 / second), rel=1e-10), 0.0)
+    assert scale(LeCun(), at_hand, 7, 9) == Variances(1.0, 0.0)
+    assert scale(Xavier(), at_hand, 6, 18) == Variances(0.5, 0.0)
 
 
 def test_gains_in_print() -> None:
@@ -264,13 +271,13 @@ def test_critical_without_biases_is_the_point_where_there_are_none(
 ) -> None:
     layers = (Dense(50, bias=False), TANH, Dense(2, bias=False))
     model = build(Network(layers, init=Critical()), 50)
-    assert model.scale(model.weights[1]) == Scale(pytest.approx(1.0, rel=1e-12), 0.0)
+    assert model.scale(model.weights[1]) == Variances(pytest.approx(1.0, rel=1e-12), 0.0)
     assert set(model.init(rng, np.float64)) == {"W/1", "W/2"}
     with pytest.raises(TheoryError, match="without biases must be critical at σ_b² = 0") as caught:
         scale(Critical(q=1.0), phi(TANH), 3, 3, bias=False)
     assert "q = 1, where σ_b² = 0.15" in caught.value.came
     relu = scale(Critical(q=1.0), phi(RELU), 3, 3, bias=False)
-    assert relu == Scale(pytest.approx(2.0, rel=1e-12), 0.0)
+    assert relu == Variances(pytest.approx(2.0, rel=1e-12), 0.0)
 
 
 # In a network

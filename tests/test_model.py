@@ -28,7 +28,8 @@ from isograd.nn import (
     Training,
     build,
 )
-from isograd.nn.model import Part, layer_norm
+from isograd.nn.forward import layer_norm
+from isograd.nn.model import Part
 from isograd.nn.spec import Adam
 from isograd.optim import Optimiser, optimiser
 from isograd.optim.rules import sgd

@@ -10,7 +10,7 @@ import pytest
 from checks import check_modes
 from hypothesis import given
 from hypothesis import strategies as st
-from optable_arrays import threefry
+from threefry import threefry
 
 import isograd
 from isograd.backends.numpy import Executable

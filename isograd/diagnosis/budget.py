@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from isograd.nn.model import Model, Part
 from isograd.telemetry.records import Site
@@ -26,6 +26,7 @@ class LayerGain:
         activation: of the product with φ′(z).
         normalisation: of the Jacobians of normalisations.
         residual: of the skip connections, which add their cotangent.
+        factors: of dropout and scale layers, which multiply.
     """
 
     layer: int
@@ -33,11 +34,17 @@ class LayerGain:
     activation: float
     normalisation: float
     residual: float
+    factors: float
 
     @property
     def total(self) -> float:
         """The gain of the layer, in decades."""
-        return self.weights + self.activation + self.normalisation + self.residual
+        total: float = sum(getattr(self, field) for field in FIELDS)
+        return total
+
+
+FIELDS = tuple(field.name for field in fields(LayerGain))[1:]
+"""The parts of a gain, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +64,19 @@ class Budget:
         n = len(self.layers)
         if not n:
             return None
-        return LayerGain(
-            0,
-            sum(g.weights for g in self.layers) / n,
-            sum(g.activation for g in self.layers) / n,
-            sum(g.normalisation for g in self.layers) / n,
-            sum(g.residual for g in self.layers) / n,
-        )
+        return LayerGain(0, *(sum(getattr(g, field) for g in self.layers) / n for field in FIELDS))
 
 
-_FIELDS = {
+FIELD_OF = {
     Part.WEIGHTS: "weights",
     Part.ACTIVATION: "activation",
     Part.NORMALISATION: "normalisation",
     Part.SKIP_OPENS: "residual",
     Part.SKIP_CLOSES: "residual",
+    Part.DROPOUT: "factors",
+    Part.SCALE: "factors",
 }
+"""Which part of a gain a place belongs to."""
 
 
 def gain_budget(model: Model, summaries: Mapping[Site, Summary], step: int) -> Budget:
@@ -94,8 +98,8 @@ def gain_budget(model: Model, summaries: Mapping[Site, Summary], step: int) -> B
             layer = place.layer - 1  # what it does to δ^{l+1} is the first part of layer l
         if layer == model.depth or layer == 0:
             continue  # beside the way from δ^L to δ^1
-        field = _FIELDS[place.part]
-        shares = parts.setdefault(layer, dict.fromkeys(_FIELDS.values(), 0.0))
+        field = FIELD_OF[place.part]
+        shares = parts.setdefault(layer, dict.fromkeys(FIELDS, 0.0))
         shares[field] += norms[k - 1] - norms[k]
     gains = (LayerGain(layer, **shares) for layer, shares in parts.items())
     return Budget(step, tuple(g for g in gains if math.isfinite(g.total)))

@@ -16,7 +16,8 @@ from isograd.diagnosis.findings import Expectation, Profile
 from isograd.errors import TheoryError
 from isograd.nn.activations import phi
 from isograd.nn.model import Model, Part
-from isograd.nn.spec import Activation, HalfSquaredError, Spec
+from isograd.nn.places import elementwise
+from isograd.nn.spec import HalfSquaredError, Spec
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
 
@@ -198,33 +199,42 @@ def change(values: tuple[float, ...], reference: float) -> NDArray[np.float64]:
     return out
 
 
+_OUTSIDE = {
+    Part.NORMALISATION: "normalisation is",
+    Part.SKIP_OPENS: "skip connections are",
+    Part.DROPOUT: "dropout is",
+    Part.SCALE: "scale layers are",
+}
+
+
 def expectation(model: Model) -> Expectation:
     """Mean-field theory for the hidden layers of a network.
 
-    It covers chains of dense layers and activations with random weights of one law; not, so far,
-    normalisation and skip connections, which change the maps.
+    It covers chains of dense layers and elementwise activations with random weights of one law;
+    not, so far, normalisation, dropout, scale layers and skip connections, which change the maps.
     """
-    if any(p.part not in (Part.WEIGHTS, Part.ACTIVATION) for p in model.places):
-        return _not_covered("normalisation and skip connections are outside this theory")
-    hidden = [p for p in model.weights[1:] if isinstance(p.phi, Activation)]
+    for part, what in _OUTSIDE.items():
+        if any(p.part is part for p in model.places):
+            return _not_covered(f"{what} outside this theory")
+    if any(p.part is Part.ACTIVATION and not elementwise(p.spec) for p in model.places):
+        return _not_covered("an activation that mixes units is outside this theory")
+    hidden = model.weights[1:]
     if not hidden:
         return _not_covered("there is no hidden layer")
-    middle = hidden[len(hidden) // 2]
-    assert isinstance(middle.phi, Activation)
-    laws = {(p.phi, law) for p in hidden if (law := model.scale(p)) is not None}
-    law = model.scale(middle)
-    if law is None:
-        return _not_covered("the weights are not random")
-    if len({phi for phi, _ in laws}) > 1:
+    laws = [model.scale(p) for p in hidden]
+    law, at_hand = laws[len(hidden) // 2], hidden[len(hidden) // 2].phi
+    if law is None or at_hand is None or None in laws:
+        return _not_covered("the weights are not random, or scaled to the data")
+    if len({p.phi for p in hidden}) > 1:
         return _not_covered("the layers have different activations")
     first = model.scale(model.weights[0])
     q0 = (first.sigma_w2 + first.sigma_b2) if first else 1.0
     try:
-        field = theory.mean_field(phi(middle.phi), law.sigma_w2, law.sigma_b2, q0)
+        field = theory.mean_field(phi(at_hand), law.sigma_w2, law.sigma_b2, q0)
     except TheoryError as error:
         return _not_covered(error.must)
     widths = [p.n_out for p in model.weights[:-1]]
-    kind: theory.finite_width.Kind = "relu" if middle.phi.name == "relu" else "linear"
+    kind: theory.finite_width.Kind = "relu" if at_hand.name == "relu" else "linear"
     spread = theory.log_norm_spread([widths[0], *widths], kind) / math.log(10.0)
     return Expectation(
         covered=True,

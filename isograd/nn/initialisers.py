@@ -1,22 +1,24 @@
 """Initialisers: the law from which the weights and biases of a layer are drawn.
 
-Var W is gain²/fan_in (He, LeCun), 2·gain²/(fan_in + fan_out) (Xavier) or gain²/max(fan_in, fan_out)
-(orthogonal). The gain that keeps the second moment of the signal is 1/√E[φ(z)²], z ~ N(0, 1), for
-the activation φ that makes the layer's input (He et al. 2015, eq. 7, for any φ); it comes from
-quadrature, and He and orthogonal take it unless a gain is given.
+Var W is gain²/fan_in (He, LeCun), gain²/(3 fan_in) (uniform), 2·gain²/(fan_in + fan_out) (Xavier)
+or gain²/max(fan_in, fan_out) (orthogonal). The gain that keeps the second moment of the signal is
+1/√E[φ(z)²], z ~ N(0, 1), for the activation φ that makes the layer's input (He et al. 2015, eq. 7,
+for any φ); it comes from quadrature, and He and orthogonal take it unless a gain is given.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from isograd import theory
-from isograd.errors import TheoryError
+from isograd.errors import SpecError, TheoryError
 from isograd.nn.spec import (
+    LSUV,
     Constant,
     Critical,
     He,
@@ -24,12 +26,14 @@ from isograd.nn.spec import (
     LeCun,
     Normal,
     Orthogonal,
+    Uniform,
     Xavier,
+    Zeros,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class Variances:
     """σ_w² = fan_in · Var W and σ_b² = Var b, as mean-field theory counts them."""
 
     sigma_w2: float
@@ -38,8 +42,10 @@ class Scale:
 
 def scale(
     init: Init, phi: theory.Phi, fan_in: int, fan_out: int, *, bias: bool = True
-) -> Scale | None:
-    """The variances that an initialiser gives a layer; None for one that is not random.
+) -> Variances | None:
+    """The variances that an initialiser gives a layer.
+
+    None for one that is not random, and for lsuv, whose variances depend on the data.
 
     Args:
         init: the initialiser.
@@ -52,23 +58,25 @@ def scale(
         TheoryError: if `init` is critical and the activation has no critical point.
     """
     match init:
-        case Constant():
+        case Zeros() | Constant() | LSUV():
             return None
         case Normal(std=std):
-            return Scale(std * std * fan_in, 0.0)
+            return Variances(std * std * fan_in, 0.0)
+        case Uniform(gain=gain):
+            return Variances(gain * gain / 3.0, 0.0)
         case Xavier(gain=gain):
-            return Scale((gain or 1.0) ** 2 * 2.0 * fan_in / (fan_in + fan_out), 0.0)
+            return Variances((gain or 1.0) ** 2 * 2.0 * fan_in / (fan_in + fan_out), 0.0)
         case He(gain=gain):
-            return Scale((gain or theory.forward_gain(phi)) ** 2, 0.0)
+            return Variances((gain or theory.forward_gain(phi)) ** 2, 0.0)
         case LeCun(gain=gain):
-            return Scale((gain or 1.0) ** 2, 0.0)
+            return Variances((gain or 1.0) ** 2, 0.0)
         case Orthogonal(gain=gain):
             # A tall matrix with orthonormal columns has Var W = 1/fan_out.
             square = (gain or theory.forward_gain(phi)) ** 2
-            return Scale(square * min(1.0, fan_in / fan_out), 0.0)
-        case Critical(q=q):
+            return Variances(square * min(1.0, fan_in / fan_out), 0.0)
+        case Critical(q=q, gain=gain):
             point = _critical(phi, q, bias)
-            return Scale(point.sigma_w2, point.sigma_b2)
+            return Variances(point.sigma_w2 * gain * gain, point.sigma_b2)
 
 
 def _critical(phi: theory.Phi, q: float | None, bias: bool) -> theory.Critical:
@@ -83,6 +91,9 @@ def _critical(phi: theory.Phi, q: float | None, bias: bool) -> theory.Critical:
             fix="remove q, or give the layer biases",
         )
     return point
+
+
+_DISTRIBUTION = {Uniform: "uniform", Orthogonal: "orthogonal"}
 
 
 def draw(
@@ -103,18 +114,21 @@ def draw(
         dtype: of the result.
 
     References:
-        Glorot & Bengio 2010, eqs. 12 and 16 (Xavier); He et al. 2015, eq. 10; LeCun et al. 1998,
-        eq. 16; Saxe, McClelland & Ganguli 2014 (orthogonal); Poole et al. 2016 and Schoenholz et
-        al. 2017 (critical).
+        Glorot & Bengio 2010, eqs. 1 (uniform), 12 and 16 (Xavier); He et al. 2015, eq. 10; LeCun et
+        al. 1998, eq. 16; Saxe, McClelland & Ganguli 2014 (orthogonal); Mishkin & Matas 2016 (lsuv,
+        which starts from orthonormal weights: see `unit_variance`); Poole et al. 2016 and
+        Schoenholz et al. 2017 (critical).
     """
     shape = (fan_out, fan_in)
+    if isinstance(init, LSUV):
+        init = Orthogonal(gain=1.0)
     law = scale(init, phi, fan_in, fan_out, bias=bias)
     if law is None:
         value = init.value if isinstance(init, Constant) else 0.0
         return np.full(shape, value, dtype), np.zeros(fan_out, dtype)
     std = math.sqrt(law.sigma_w2 / fan_in)
-    distribution = getattr(init, "distribution", "normal")
-    if isinstance(init, Orthogonal) or distribution == "orthogonal":
+    distribution = _DISTRIBUTION.get(type(init)) or getattr(init, "distribution", "normal")
+    if distribution == "orthogonal":
         # The elements of Q have variance 1/max(shape).
         weights = std * math.sqrt(max(shape)) * _orthogonal(shape, rng)
     elif distribution == "uniform":
@@ -135,6 +149,44 @@ def _orthogonal(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.
     return q if shape[0] == n else q.T
 
 
+def unit_variance(
+    init: LSUV,
+    weights: NDArray[np.float64],
+    output: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    where: str,
+) -> NDArray[np.float64]:
+    """Rescale a layer's weights until the variance of its output over a batch is gain².
+
+    W ← W · gain/std(z), until |Var z/gain² − 1| < tolerance or for `iterations` times. The variance
+    is that of all elements of z.
+
+    Args:
+        init: gain, tolerance and iterations.
+        weights: (fan_out, fan_in), the first ones.
+        output: z of the batch for given weights.
+        where: the layer, for errors.
+
+    Raises:
+        SpecError: if the variance is 0 or not finite.
+
+    References:
+        Mishkin & Matas 2016, All you need is a good init, algorithm 1.
+    """
+    for _ in range(init.iterations):
+        variance = float(np.var(output(weights)))
+        if not 0.0 < variance < math.inf:
+            raise SpecError(
+                "the output of an lsuv layer must have a finite variance that is not 0",
+                came=f"variance {variance:g}",
+                where=where,
+                fix="take another initialiser there, or below",
+            )
+        if abs(variance / init.gain**2 - 1.0) < init.tolerance:
+            break
+        weights = weights * (init.gain / math.sqrt(variance))
+    return weights
+
+
 def has_critical_point(phi: theory.Phi) -> bool:
     """Whether some σ_w², σ_b² ≥ 0 give χ₁ = 1."""
     try:
@@ -144,4 +196,4 @@ def has_critical_point(phi: theory.Phi) -> bool:
     return True
 
 
-__all__ = ["Scale", "draw", "has_critical_point", "scale"]
+__all__ = ["Variances", "draw", "has_critical_point", "scale", "unit_variance"]

@@ -1,16 +1,9 @@
-"""A network as a function of its parameters: the spec's layers, placed, numbered and sized.
-
-Layers are numbered by their weights: layer l is the l-th Dense, with what follows it up to the
-next. Every value that a layer makes passes a probe, so telemetry, the gain budget and the
-parameters all speak of the same sites ("z/3", "delta/3", "W/3").
-"""
+"""A network as a function of its parameters, in training and outside of it."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,84 +13,13 @@ from isograd.engine import functions as F
 from isograd.engine.dispatch import spec_of
 from isograd.engine.ops import Value
 from isograd.errors import ShapeError, SpecError
-from isograd.nn.activations import activation, active_interval, phi
-from isograd.nn.initialisers import Scale, draw, scale
+from isograd.nn.activations import active_interval, phi
+from isograd.nn.forward import Noise, Params, Pass, dense
+from isograd.nn.initialisers import Variances, draw, scale, unit_variance
 from isograd.nn.losses import loss
-from isograd.nn.spec import (
-    Activation,
-    Dense,
-    Init,
-    Layer,
-    LayerNorm,
-    Network,
-    Residual,
-    SoftmaxCrossEntropy,
-    flatten,
-)
+from isograd.nn.places import Part, Place, Shapes, elementwise, places
+from isograd.nn.spec import LSUV, Activation, Dense, Init, Network, Scale, SoftmaxCrossEntropy
 from isograd.theory import Phi
-
-Params = Mapping[str, Value]
-"""Arrays by site: weights "W/l" (M_l, M_{l−1}), biases "b/l" (M_l,), norm scale "g/l" and shift
-"h/l" (M_l,)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """Counter-based randomness: what is drawn is a function of these and of the place alone.
-
-    Attributes:
-        key: (2,) uint32, of the run.
-        step: () uint32, of the step.
-    """
-
-    key: Value
-    step: Value
-
-
-class Part(enum.Enum):
-    """What a place does. Its value names its share in the gain budget."""
-
-    WEIGHTS = "weights"
-    ACTIVATION = "activation"
-    NORMALISATION = "normalisation"
-    SKIP_OPENS = "residual"
-    SKIP_CLOSES = "residual sum"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One step of the forward pass.
-
-    Attributes:
-        part: what it does.
-        layer: the number of the weight layer it belongs to; 0 before the first.
-        site: the probe on its output, and `cotangent` the one on ∂L/∂output.
-        n_in, n_out: features before and after.
-        spec: the layer of the spec (None for the two ends of a skip connection).
-        path: its place in the spec.
-        phi: for weights, the activation at hand (see `initialisers`).
-    """
-
-    part: Part
-    layer: int
-    site: str
-    cotangent: str
-    n_in: int
-    n_out: int
-    spec: Layer | None
-    path: str
-    phi: Layer | None = None
-
-
-_SITES = {
-    Part.WEIGHTS: ("z", "delta"),
-    Part.ACTIVATION: ("a", "da"),
-    Part.NORMALISATION: ("n", "dn"),
-    Part.SKIP_OPENS: ("s", "ds"),
-    Part.SKIP_CLOSES: ("r", "dr"),
-}
-
-_IDENTITY = Activation("identity")
 
 
 @dataclass(frozen=True)
@@ -131,69 +53,115 @@ class Model:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the parameters, by site."""
-        out: dict[str, tuple[int, ...]] = {}
-        for p in self.places:
-            suffix = p.site.partition("/")[2]
-            if isinstance(p.spec, Dense):
-                out[f"W/{suffix}"] = (p.n_out, p.n_in)
-                if p.spec.bias:
-                    out[f"b/{suffix}"] = (p.n_out,)
-            elif isinstance(p.spec, LayerNorm):
-                out[f"g/{suffix}"] = out[f"h/{suffix}"] = (p.n_out,)
-        return out
+    def shapes(self) -> Shapes:
+        """Shapes of the learned parameters, by name."""
+        return {name: shape for p in self.places for name, shape in p.shapes.items()}
+
+    @property
+    def statistics(self) -> Shapes:
+        """Shapes of what training gathers but does not learn (running moments), by name."""
+        return {name: shape for p in self.places for name, shape in p.statistics.items()}
 
     @property
     def active(self) -> dict[str, tuple[float, float]]:
-        """Sites that an activation reads, and the interval in which it is not saturated."""
+        """Sites that an activation reads, and the interval in which it is not saturated.
+
+        A learned activation has none, as its interval moves, and neither has one that is not
+        elementwise.
+        """
         out = {}
         for before, p in zip(self.places, self.places[1:], strict=False):
-            if isinstance(p.spec, Activation) and p.spec.name != "identity":
-                out[before.site] = active_interval(p.spec)
+            act = p.spec
+            if not isinstance(act, Activation) or act.name == "identity" or act.is_learned:
+                continue
+            if elementwise(act):
+                out[before.site] = active_interval(act)
         return out
 
-    def scale(self, place: Place) -> Scale | None:
-        """σ_w² and σ_b² that the initialiser gives the weights at a place."""
+    def scale(self, place: Place) -> Variances | None:
+        """σ_w² and σ_b² that the initialiser gives the weights at a place; None if not known."""
         init, at_hand, bias = self._law(place)
         return scale(init, at_hand, place.n_in, place.n_out, bias=bias)
 
     def _law(self, place: Place) -> tuple[Init, Phi, bool]:
-        dense, at_hand = place.spec, place.phi
-        assert isinstance(dense, Dense)
-        assert isinstance(at_hand, Activation)
-        return dense.init or self.network.init, phi(at_hand), dense.bias
+        layer = place.spec
+        assert isinstance(layer, Dense)
+        assert place.phi is not None
+        return layer.init or self.network.init, phi(place.phi), layer.bias
 
-    def init(self, rng: np.random.Generator, dtype: DTypeLike) -> dict[str, NDArray[Any]]:
-        """Draw parameters.
+    def init(
+        self, rng: np.random.Generator, dtype: DTypeLike, x: Value | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Draw parameters, and start the statistics (mean 0, variance 1).
 
         Args:
             rng: the source of randomness.
             dtype: float32 or float64. Draws are made in float64, so both hold the same numbers.
+            x: a batch (n, n_in) for the initialisers that look at data (lsuv).
 
         Raises:
             TheoryError: if the initialiser is critical and an activation has no critical point.
+            SpecError: if there is an lsuv layer and no batch, or its z is constant or not finite.
         """
         out: dict[str, NDArray[Any]] = {}
+        looking: dict[int, LSUV] = {}
         for p in self.places:
-            suffix = p.site.partition("/")[2]
-            if isinstance(p.spec, Dense):
+            if p.part is Part.WEIGHTS:
                 init, at_hand, bias = self._law(p)
-                weights, biases = draw(init, at_hand, p.n_in, p.n_out, rng, dtype, bias=bias)
-                out[f"W/{suffix}"] = weights
-                if p.spec.bias:
-                    out[f"b/{suffix}"] = biases
-            elif isinstance(p.spec, LayerNorm):
-                out[f"g/{suffix}"] = np.ones(p.n_out, dtype)
-                out[f"h/{suffix}"] = np.zeros(p.n_out, dtype)
-        return out
+                drawn = draw(init, at_hand, p.n_in, p.n_out, rng, np.float64, bias=bias)
+                out |= zip(p.shapes, drawn, strict=False)  # biases are drawn where there are none
+                if isinstance(init, LSUV):
+                    looking[p.number] = init
+            else:
+                out |= _start(p)
+        if looking:
+            self._look(out, x, looking)
+        with np.errstate(over="ignore"):  # a number beyond the dtype is infinite in it
+            return {name: array.astype(dtype) for name, array in out.items()}
+
+    @np.errstate(all="ignore")
+    def _look(
+        self, params: dict[str, NDArray[Any]], x: Value | None, looking: dict[int, LSUV]
+    ) -> None:
+        """Rescale the weights at some places, from the first up, by what comes out for a batch."""
+        if x is None:
+            raise SpecError(
+                "the lsuv initialiser must see a batch of inputs",
+                came="none",
+                where=self.places[min(looking)].where,
+                fix="pass x to Model.init, or take another initialiser",
+            )
+        x = self._checked(np.asarray(x, np.float64))
+        run = Pass(params, training=True)
+        for p in self.places:
+            if p.number in looking:
+                name = f"W/{p.own}"
+                output = partial(dense, x, bias=params.get(f"b/{p.own}"))
+                params[name] = unit_variance(looking[p.number], params[name], output, p.where)
+            x = run.step(p, x)
+
+    def _checked(self, x: Value) -> Value:
+        shape = spec_of(x).shape
+        if len(shape) != 2 or shape[1] != self.n_in:
+            raise ShapeError(
+                f"inputs of this network must be (n, {self.n_in})",
+                came=str(spec_of(x)),
+                where="layer 1",
+            )
+        return x
+
+    def _run(self, run: Pass, x: Value) -> Value:
+        x = F.probe(self._checked(x), "input/0")
+        for p in self.places:
+            x = run.step(p, x)
+        return x
 
     @np.errstate(all="ignore")  # infinities and NaN are results, on plain arrays too
     def __call__(self, params: Params, x: Value) -> Value:
-        """The output for a batch.
+        """The output for a batch, outside of training: no dropout, running moments.
 
         Args:
-            params: from `init`, or trained.
+            params: learned parameters and statistics, from `init` or trained.
             x: inputs (n, n_in).
 
         Returns:
@@ -202,42 +170,14 @@ class Model:
         Raises:
             ShapeError: if x has another number of features.
         """
-        shape = spec_of(x).shape
-        if len(shape) != 2 or shape[1] != self.n_in:
-            raise ShapeError(
-                f"inputs of this network must be (n, {self.n_in})",
-                came=str(spec_of(x)),
-                where="layer 1",
-            )
-        x = F.probe(x, "input/0")
-        skips: list[Value] = []
-        for p in self.places:
-            suffix = p.site.partition("/")[2]
-            match p.part:
-                case Part.WEIGHTS:
-                    x = F.matmul(x, F.transpose(params[f"W/{suffix}"]))
-                    if f"b/{suffix}" in params:
-                        x = x + params[f"b/{suffix}"]
-                    # What of z depends on the input: the rest is the same for every row.
-                    F.probe(x - F.mean(x, axis=0, keepdims=True), f"v/{suffix}")
-                case Part.ACTIVATION:
-                    assert isinstance(p.spec, Activation)
-                    x = activation(p.spec)(x)
-                case Part.NORMALISATION:
-                    assert isinstance(p.spec, LayerNorm)
-                    x = layer_norm(x, params[f"g/{suffix}"], params[f"h/{suffix}"], p.spec.eps)
-                case Part.SKIP_OPENS:
-                    skips.append(x)
-                case Part.SKIP_CLOSES:
-                    x = x + skips.pop()
-            x = F.probe(x, p.site, p.cotangent)
-        return x
+        return self._run(Pass(params), x)
 
-    @property
-    def statistics(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what training gathers but does not learn (running moments), by name."""
-        return {}
+    @np.errstate(all="ignore")
+    def loss(self, params: Params, x: Value, target: Value) -> Value:
+        """The structured risk of a batch: loss plus ½λ‖W‖_F² over all weight matrices."""
+        return self._penalised(loss(self.network.loss, self(params, x), target), params)
 
+    @np.errstate(all="ignore")
     def train_loss(
         self, params: Params, x: Value, target: Value, noise: Noise
     ) -> tuple[Value, dict[str, Value]]:
@@ -248,30 +188,32 @@ class Model:
             x: inputs (n, n_in).
             target: as `isograd.nn.losses.loss` takes it.
             noise: from which random layers draw.
-        """
-        return self.loss(params, x, target), {name: params[name] for name in self.statistics}
 
-    @np.errstate(all="ignore")
-    def loss(self, params: Params, x: Value, target: Value) -> Value:
-        """The structured risk of a batch: loss plus ½λ‖W‖_F² over all weight matrices."""
-        kind = self.network.loss
-        value = loss(kind, self(params, x), target)
-        if kind.l2:
+        Raises:
+            SpecError: if a batch normalisation meets fewer than two rows.
+        """
+        run = Pass(params, training=True, noise=noise)
+        value = loss(self.network.loss, self._run(run, x), target)
+        return self._penalised(value, params), run.statistics
+
+    def _penalised(self, value: Value, params: Params) -> Value:
+        l2 = self.network.loss.l2
+        if l2:
             for name, array in params.items():
                 if name.startswith("W/"):
-                    value = value + 0.5 * kind.l2 * F.sum(F.square(array))
+                    value = value + 0.5 * l2 * F.sum(F.square(array))
         return value
 
 
-def layer_norm(x: Value, gain: Value, shift: Value, eps: float) -> Value:
-    """Mean 0 and variance 1 over the features of each row, then a learned scale and shift.
-
-    References:
-        Ba, Kiros & Hinton 2016, Layer Normalization, eqs. 3–4.
-    """
-    centred = x - F.mean(x, axis=1, keepdims=True)
-    variance = F.mean(F.square(centred), axis=1, keepdims=True)
-    return centred / F.sqrt(variance + eps) * gain + shift
+def _start(p: Place) -> dict[str, NDArray[np.float64]]:
+    """What is not drawn: normalisations start plain, learned numbers as the spec says."""
+    values = {"g": 1.0, "h": 0.0, "mean": 0.0, "var": 1.0}
+    if isinstance(p.spec, Activation):
+        values["c"] = p.spec.parameter
+    elif isinstance(p.spec, Scale):
+        values["c"] = p.spec.value
+    shapes = p.shapes | p.statistics
+    return {name: np.full(shape, values[name.partition("/")[0]]) for name, shape in shapes.items()}
 
 
 def build(network: Network, n_in: int, n_out: int | None = None) -> Model:
@@ -285,13 +227,13 @@ def build(network: Network, n_in: int, n_out: int | None = None) -> Model:
     Raises:
         SpecError: if shapes do not meet; it names the layer and both sizes.
     """
-    places = tuple(_place(network, n_in))
-    width = places[-1].n_out
-    last = next((p for p in reversed(places) if p.part is Part.WEIGHTS), None)
+    placed = tuple(places(network, n_in))
+    width = placed[-1].n_out
+    last = next((p for p in reversed(placed) if p.part is Part.WEIGHTS), None)
     if last is None:
         raise SpecError(
             "a network must have at least one dense layer",
-            came=f"{len(places)} layers without weights",
+            came=f"{len(placed)} layers without weights",
             where="network.layers",
             fix='add { kind = "dense", units = … }',
         )
@@ -300,67 +242,10 @@ def build(network: Network, n_in: int, n_out: int | None = None) -> Model:
         raise SpecError(
             f"the last layer must have {n_out} units, one per {'class' if softmax else 'target'}",
             came=f"{width} units",
-            where=f"{last.path} (layer {last.layer})",
+            where=last.where,
             fix=f"set units = {n_out} there",
         )
-    return Model(network, n_in, width, places)
+    return Model(network, n_in, width, placed)
 
 
-def _place(network: Network, n_in: int) -> Iterator[Place]:
-    """Walk the layers with a stack of open residual blocks, keeping count of sizes and sites."""
-    used: dict[str, count[int]] = {}
-
-    def site_names(part: Part, layer: int) -> tuple[str, str]:
-        names = _SITES[part]
-        again = next(used.setdefault(f"{names[0]}/{layer}", count()))
-        suffix = f"/{layer}.{again}" if again else f"/{layer}"
-        return names[0] + suffix, names[1] + suffix
-
-    nominal = next((x for _, x in _walk(network.layers) if isinstance(x, Activation)), _IDENTITY)
-    width, layer = n_in, 0
-    made_by: Layer | None = None  # the activation behind the running value
-    blocks: list[tuple[str, int]] = []
-    for path, node in _walk(network.layers):
-        entered = width
-        match node:
-            case Dense():
-                part, layer, width = Part.WEIGHTS, layer + 1, node.units
-            case Activation():
-                part = Part.ACTIVATION
-            case LayerNorm():
-                part = Part.NORMALISATION
-            case Residual():
-                part = Part.SKIP_OPENS
-                blocks.append((path, width))
-            case _:  # the end of a block
-                part = Part.SKIP_CLOSES
-                path, outside = blocks.pop()
-                if outside != width:
-                    raise SpecError(
-                        "a residual block must keep the number of features",
-                        came=f"{outside} in, {width} out",
-                        where=f"{path} (after layer {layer})",
-                        fix=f"set the units of its last dense layer to {outside}",
-                    )
-        site, cotangent = site_names(part, layer)
-        at_hand = (made_by or nominal) if part is Part.WEIGHTS else None
-        yield Place(part, layer, site, cotangent, entered, width, node, path, at_hand)
-        if part is Part.ACTIVATION:
-            made_by = node
-        elif part in (Part.WEIGHTS, Part.NORMALISATION):
-            made_by = _IDENTITY
-
-
-def _walk(layers: tuple[Layer, ...]) -> Iterator[tuple[str, Layer | None]]:
-    """The layers in order, repeats written out; None where a residual block ends."""
-    stack: list[Iterator[tuple[str, Layer]]] = [flatten(layers)]
-    while stack:
-        for path, layer in stack[-1]:
-            yield path, layer
-            if isinstance(layer, Residual):
-                stack.append(flatten(layer.layers, path + ".layers"))
-                break
-        else:
-            stack.pop()
-            if stack:
-                yield "", None
+__all__ = ["Model", "Noise", "Params", "Part", "build"]

@@ -15,6 +15,7 @@ from isograd.nn.spec import (
     Activation,
     Adam,
     AdamW,
+    BatchNorm,
     Critical,
     Dense,
     GradientDescent,
@@ -24,6 +25,7 @@ from isograd.nn.spec import (
     Orthogonal,
     Repeat,
     Residual,
+    RMSNorm,
     Spec,
 )
 from isograd.remedy.edits import (
@@ -125,7 +127,7 @@ def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, 
             yield f"activation {name}", why, set_activation(spec, name)
         relu = set_init(set_activation(spec, "relu"), He())
         yield "activation relu, he init", "keeps the size of signal and error signal", relu
-    if acts and not any(isinstance(x, LayerNorm) for x in layers):
+    if acts and not any(isinstance(x, LayerNorm | RMSNorm | BatchNorm) for x in layers):
         yield "layer_norm", "sets the scale anew in every layer", add_layer_norm(spec)
     residual = add_residuals(spec, n_in)
     yield "residual", "a sum in place of the product of Jacobians", residual

@@ -53,6 +53,7 @@ def show_diagnosis(
             ("weights", mean.weights),
             ("normalisation", mean.normalisation),
             ("skip connections", mean.residual),
+            ("dropout and scale", mean.factors),
         ]
         shares = ", ".join(f"{name} {x:+.2f}" for name, x in parts if x)
         total = f"\nGain budget of δ: {mean.total:+.2f} decades per layer"

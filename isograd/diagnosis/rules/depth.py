@@ -7,12 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from isograd.diagnosis.budget import LayerGain
+from isograd.diagnosis.budget import FIELD_OF, LayerGain
 from isograd.diagnosis.case import TRAINABLE, Case, change
 from isograd.diagnosis.findings import Finding, Profile
 from isograd.diagnosis.rules.common import severity, theory_text
 from isograd.nn.activations import largest_slope
-from isograd.nn.model import Part
+from isograd.nn.places import elementwise
 from isograd.nn.spec import Activation
 
 _LN10 = math.log(10.0)
@@ -73,6 +73,7 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
             "budget_activation_decades": mean.activation,
             "budget_normalisation_decades": mean.normalisation,
             "budget_residual_decades": mean.residual,
+            "budget_factors_decades": mean.factors,
         }
     lost = "smaller" if sign < 0 else "larger"
     return Finding(
@@ -98,13 +99,16 @@ def _budget_text(case: Case, mean: LayerGain | None, gain: float) -> str:
             "it cannot be split into parts."
         )
     shares = [
-        ("φ′" + _slope_bound(case), mean.activation, Part.ACTIVATION),
-        ("the weights", mean.weights, Part.WEIGHTS),
-        ("normalisation", mean.normalisation, Part.NORMALISATION),
-        ("skip connections", mean.residual, Part.SKIP_OPENS),
+        ("φ′" + _slope_bound(case), "activation"),
+        ("the weights", "weights"),
+        ("normalisation", "normalisation"),
+        ("skip connections", "residual"),
+        ("dropout and scale", "factors"),
     ]
-    present = {p.part for p in case.model.places}
-    text = ", ".join(f"{_signed(x)} from {what}" for what, x, part in shares if part in present)
+    present = {FIELD_OF[p.part] for p in case.model.places}
+    text = ", ".join(
+        f"{_signed(getattr(mean, field))} from {what}" for what, field in shares if field in present
+    )
     return f"Of {_signed(mean.total)} decades per layer: {text}."
 
 
@@ -114,9 +118,9 @@ def _signed(decades: float) -> str:
 
 def _slope_bound(case: Case) -> str:
     names = {p.spec for p in case.model.places if isinstance(p.spec, Activation)}
-    if len(names) != 1:
+    layer = names.pop() if len(names) == 1 else None
+    if layer is None or layer.is_learned or not elementwise(layer):
         return ""
-    (layer,) = names
     bound = largest_slope(layer)
     return f" of {layer.name} (never above {bound:.3g}, {_signed(math.log10(bound))})"
 
