@@ -261,8 +261,18 @@ def test_an_npz_that_claims_more_than_it_holds(tmp_path: Path):
                 assert b"(10, 2), }        " in content
                 content = content.replace(b"(10, 2), }        ", b"(999999999, 2), } ", 1)
             new.writestr(name, content)
-    with pytest.raises(DataError, match=r"\.npz file"):
+    with pytest.raises(DataError, match=r"\.npz file") as caught:
         load(s.Data("a.npz"), loss_kind=SOFTMAX, seed=0, base=tmp_path)
+    claim = "X claims shape (999999999, 2), more than the archive holds"
+    assert caught.value.came == claim
+
+
+def test_a_compressed_npz(tmp_path: Path):
+    """What deflate can at most gain is no claim: a megabyte of zeros in a kilobyte."""
+    np.savez_compressed(tmp_path / "a.npz", X=np.zeros((10**5, 10)), y=[0, 1] * 50_000)
+    assert (tmp_path / "a.npz").stat().st_size < 20_000
+    split = load(s.Data("a.npz"), loss_kind=SOFTMAX, seed=0, base=tmp_path)
+    assert split.X_train.shape == (80_000, 10)
 
 
 # .parquet ----------------------------------------------------------------------------------------

@@ -19,13 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isograd.errors import DataError
-from isograd.training.tables import Table, default_names, unreadable
+from isograd.training.tables import MAX_EXPANSION, Table, default_names, unreadable
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"
-# One byte of a deflate stream gives at most 1032 (zlib, Technical details, "Maximum Compression
-# Factor").
-_MAX_EXPANSION = 1032
 _MAX_DIMENSIONS = 64  # of a NumPy array
 _FIX = "fetch or write the file again"
 
@@ -69,7 +66,7 @@ def read_idx(path: Path) -> NDArray[Any]:
             if not packed:
                 return _read(file, size, path)
             with gzip.GzipFile(fileobj=file) as stream:
-                return _read(stream, size * _MAX_EXPANSION, path)
+                return _read(stream, size * MAX_EXPANSION, path)
     except (EOFError, zlib.error) as error:
         raise unreadable(path, f"damaged gzip data: {error}", _FIX) from None
     except gzip.BadGzipFile as error:

@@ -20,6 +20,9 @@ _SHOWN = 5
 MISSING_WORDS = frozenset(("", "na", "n/a", "nan", "null", "?"))
 """Cells of a text file that say that a value is missing, in lower case."""
 
+MAX_EXPANSION = 1032
+"""Bytes that one byte of a deflate stream gives at most (zlib, Technical details)."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Table:
