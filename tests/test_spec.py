@@ -298,8 +298,18 @@ def scheduled(schedule):
         (lambda: s.Data("iris", standardise="joint"), "Data.standardise", "'joint'", "jointly"),
         (lambda: s.Data("iris", stratify=1), "Data.stratify", "stratify = 1", "true or false"),
         (lambda: s.Data("iris", missing="men"), "Data.missing", "missing = 'men'", "'mean'"),
-        (lambda: s.Data("iris", rows=100), "Data.rows", "rows = 100 with 'iris'", "remove rows"),
-        (lambda: s.Data("a.csv", noise=0), "Data.noise", "noise = 0 with 'a.csv'", "remove noise"),
+        (
+            lambda: s.Data("iris", rows=100),
+            "Data.rows",
+            "rows = 100 with source = 'iris'",
+            "remove rows",
+        ),
+        (
+            lambda: s.Data("a.csv", noise=0),
+            "Data.noise",
+            "noise = 0 with source = 'a.csv'",
+            "remove noise",
+        ),
         (lambda: s.Data("moons", rows=9), "Data.rows", "rows = 9", "give 10 or more"),
         (lambda: s.Data("moons", rows=100.0), "Data.rows", "rows = 100.0", "give 10 or more"),
         (lambda: s.Data("moons", rows=10**8), "Data.rows", "100000000", "give 10000000 or less"),
@@ -779,6 +789,8 @@ OUTSIDE = [
     "a/b/../../../c.csv",
     "a//../../b.csv",
     "../a/../a.csv",
+    ".. /a.csv",
+    "a/.../.. ./b.csv",
 ]
 INSIDE = ["a.csv", "./a.csv", "a/b.csv", "a/../b.csv", "a/./b/../../c.csv", "..a.csv", "a../b.csv"]
 

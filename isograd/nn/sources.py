@@ -57,41 +57,8 @@ class Data(Table, frozen=True):
     noise: float | None = None
 
     def __post_init__(self) -> None:
-        for key in PATHS:
-            if isinstance(getattr(self, key), os.PathLike):
-                force_setattr(self, key, os.fspath(getattr(self, key)))
-        known = (*BUILT_IN_DATA, *SYNTHETIC_DATA, ARRAYS)
-        endings = f"{', '.join(FILE_TYPES[:-1])} or {FILE_TYPES[-1]}"
-        if not isinstance(self.source, str) or not (self.source in known or self.format):
-            raise SpecError(
-                f"source must be a built-in data set or a path that ends in {endings}",
-                came=shown(self.source),
-                where=place(self, "source"),
-                fix=nearest(self.source if isinstance(self.source, str) else "", known),
-            )
-        text(self, "source")
-        self._only("target", "names a column, so source must be a .csv or .parquet file", "table")
-        self._only("labels", "names the labels of an idx file", "idx")
-        self._only("test", "must stand beside a source that is a file", "table", "idx", "npz")
-        self._only("test_labels", "names the labels of an idx file", "idx")
-        if self.format == "idx" and self.labels is None:
-            raise SpecError(
-                "an idx file of images needs one of labels",
-                came=f"source = {shown(self.source)} alone",
-                where=place(self, "labels"),
-                fix='add labels = "…-labels-idx1-ubyte.gz"',
-            )
-        for key in PATHS[1:]:
-            path = getattr(self, key)
-            if path is not None and format_of(path) != self.format:
-                raise wrong(self, key, "a file of the format of source", "convert it")
-        if self.format == "idx" and (self.test is None) != (self.test_labels is None):
-            raise SpecError(
-                "test and test_labels go together",
-                came="one of them",
-                where=place(self, "test_labels"),
-                fix="give both or none",
-            )
+        self._check_source()
+        self._check_files()
         real(self, "test_fraction", above=0, below=1)
         real(self, "validation_fraction", low=0, below=1)
         if self.standardise != "jointly" and not isinstance(self.standardise, bool):
@@ -102,45 +69,82 @@ class Data(Table, frozen=True):
         one_of(self, "missing", ("refuse", "mean", "median", "drop"))
         for key in ("rows", "noise"):
             if getattr(self, key) is not None and self.source not in SYNTHETIC_DATA:
-                raise SpecError(
-                    f"{key} is for synthetic data: {', '.join(SYNTHETIC_DATA)}",
-                    came=f"{key} = {shown(getattr(self, key))} with {shown(self.source)}",
-                    where=place(self, key),
-                    fix=f"remove {key}",
-                )
+                raise self._out_of_place(key, f"is for synthetic data: {', '.join(SYNTHETIC_DATA)}")
         whole(self, "rows", low=10, high=10_000_000, optional=True)
         real(self, "noise", low=0, optional=True)
+
+    def _check_source(self) -> None:
+        for key in PATHS:
+            if isinstance(getattr(self, key), os.PathLike):
+                force_setattr(self, key, os.fspath(getattr(self, key)))
+        source, known = self.source, (*BUILT_IN_DATA, *SYNTHETIC_DATA, ARRAYS)
+        if not isinstance(source, str) or not (source in known or self.format):
+            endings = f"{', '.join(FILE_TYPES[:-1])} or {FILE_TYPES[-1]}"
+            raise SpecError(
+                f"source must be a built-in data set or a path that ends in {endings}",
+                came=shown(source),
+                where=place(self, "source"),
+                fix=nearest(source if isinstance(source, str) else "", known),
+            )
+        text(self, "source")
+
+    def _check_files(self) -> None:
+        for key, must, formats in (
+            ("target", "names a column, so source must be a .csv or .parquet file", ("table",)),
+            ("labels", "names the labels of an idx file", ("idx",)),
+            ("test", "must stand beside a source that is a file", ("table", "idx", "npz")),
+            ("test_labels", "names the labels of an idx file", ("idx",)),
+        ):
+            text(self, key, optional=True)
+            path = getattr(self, key)
+            if path is not None and self.format not in formats:
+                raise self._out_of_place(key, must)
+            if path is not None and key in PATHS and format_of(path) != self.format:
+                raise wrong(self, key, "a file of the format of source", "convert it")
+        if self.format == "idx" and self.labels is None:
+            raise SpecError(
+                "an idx file of images needs one of labels",
+                came=f"source = {shown(self.source)} alone",
+                where=place(self, "labels"),
+                fix='add labels = "…-labels-idx1-ubyte.gz"',
+            )
+        if self.format == "idx" and (self.test is None) != (self.test_labels is None):
+            raise SpecError(
+                "test and test_labels go together",
+                came="one of them",
+                where=place(self, "test_labels"),
+                fix="give both or none",
+            )
+
+    def _out_of_place(self, key: str, must: str) -> SpecError:
+        return SpecError(
+            f"{key} {must}",
+            came=f"{key} = {shown(getattr(self, key))} with source = {shown(self.source)}",
+            where=place(self, key),
+            fix=f"remove {key}",
+        )
 
     @property
     def format(self) -> str | None:
         """ "npz", "table", "idx", or None where source is no file."""
         return format_of(self.source)
 
-    def _only(self, key: str, must: str, *formats: str) -> None:
-        value = getattr(self, key)
-        if value is None:
-            return
-        text(self, key)
-        if self.format not in formats:
-            raise SpecError(
-                f"{key} {must}",
-                came=f"{key} = {shown(value)} with source = {shown(self.source)}",
-                where=place(self, key),
-                fix=f"remove {key}",
-            )
-
 
 def is_outside(path: str) -> bool:
     """Whether a path is absolute, or leaves the folder it starts from, on any system.
 
-    It is taken as it is written: links are not followed, and a backslash separates too.
+    It is taken as it is written: links are not followed. As on Windows, a backslash separates too,
+    and spaces and dots behind a name count for nothing.
     """
     path = path.replace("\\", "/")
     if path.startswith(("/", "~")) or re.match("[A-Za-z]:", path):
         return True
     depth = 0
     for part in path.split("/"):
-        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+        if part.strip(" ."):
+            depth += 1
+        elif ".." in part:
+            depth -= 1
         if depth < 0:
             return True
     return False
