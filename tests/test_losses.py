@@ -8,6 +8,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 from checks import check_grads, check_modes, ulps
 from mpmath import mpf
@@ -19,7 +20,9 @@ from isograd.nn import (
     BinaryCrossEntropy,
     Dense,
     HalfSquaredError,
+    Huber,
     LayerNorm,
+    MeanSquaredError,
     Network,
     SoftmaxCrossEntropy,
     build,
@@ -28,6 +31,8 @@ from isograd.nn.losses import constant_loss, loss
 from isograd.nn.spec import Loss
 
 HSE, BCE, SOFTMAX = HalfSquaredError(), BinaryCrossEntropy(), SoftmaxCrossEntropy()
+MSE, PROBABILITIES = MeanSquaredError(), BinaryCrossEntropy(inputs="probabilities")
+WEIGHTED = SoftmaxCrossEntropy(class_weights=(0.5, 0.0, 3.0))
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
 
 
@@ -43,6 +48,9 @@ def cases(rng: np.random.Generator) -> list[tuple[str, Loss, np.ndarray, np.ndar
     def z(*shape: int) -> np.ndarray:
         return 3.0 * rng.standard_normal(shape)
 
+    def shares(*shape: int) -> np.ndarray:
+        return rng.dirichlet(np.ones(shape[1]), shape[0])
+
     return [
         ("squared", HSE, z(7, 3), z(7, 3)),
         ("squared, one row, one column", HSE, z(1, 1), z(1, 1)),
@@ -52,19 +60,36 @@ def cases(rng: np.random.Generator) -> list[tuple[str, Loss, np.ndarray, np.ndar
             (f"softmax, {c} classes", SOFTMAX, z(9, c), rng.integers(0, c, 9))
             for c in (1, 2, 3, 50)
         ),
+        ("softmax, shares", SOFTMAX, z(9, 4), shares(9, 4)),
+        ("softmax, shares of 0 and 1", SOFTMAX, z(3, 3), np.eye(3)),
+        ("softmax, weighted", WEIGHTED, z(9, 3), np.arange(9) % 3),
+        ("softmax, shares, weighted", WEIGHTED, z(9, 3), shares(9, 3)),
+        ("mean of squares", MSE, z(7, 3), z(7, 3)),
+        ("huber", Huber(), z(7, 3), z(7, 3)),
+        ("huber, wide", Huber(delta=2.5), z(7, 3), z(7, 3)),
+        ("probabilities", PROBABILITIES, rng.uniform(0.1, 0.9, (7, 2)), rng.random((7, 2))),
+        ("probabilities, hard", PROBABILITIES, rng.uniform(0.1, 0.9, (7, 1)), z(7, 1).round() % 2),
     ]
 
 
 def by_torch(kind: Loss, output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
     torch = pytest.importorskip("torch")
     z, y = torch.tensor(output, requires_grad=True), torch.tensor(target)
-    n = len(output)
-    if kind is SOFTMAX:
-        value = torch.nn.functional.cross_entropy(z, y)
-    elif kind is BCE:
-        value = torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum") / n
-    else:
-        value = 0.5 * torch.nn.functional.mse_loss(z, y, reduction="sum") / n
+    n, its = len(output), torch.nn.functional
+    match kind:
+        case SoftmaxCrossEntropy(class_weights=weights):
+            weights = None if weights is None else torch.tensor(weights, dtype=z.dtype)
+            value = its.cross_entropy(z, y, weight=weights)
+        case BinaryCrossEntropy(inputs="logits"):
+            value = its.binary_cross_entropy_with_logits(z, y, reduction="sum") / n
+        case BinaryCrossEntropy():
+            value = its.binary_cross_entropy(z, y, reduction="sum") / n
+        case MeanSquaredError():
+            value = its.mse_loss(z, y)
+        case HalfSquaredError():
+            value = 0.5 * its.mse_loss(z, y, reduction="sum") / n
+        case Huber(delta=delta):
+            value = its.huber_loss(z, y, reduction="sum", delta=delta) / n
     value.backward()
     return value.item(), z.grad.numpy()
 
@@ -86,7 +111,7 @@ def test_both_modes_and_second_derivatives(rng: np.random.Generator) -> None:
 @each_dtype
 def test_a_loss_has_the_dtype_of_its_output(dtype: Any, rng: np.random.Generator) -> None:
     for _, kind, output, target in cases(rng):
-        y = target if kind is SOFTMAX else target.astype(dtype)
+        y = target if target.ndim == 1 else target.astype(dtype)
         value, gradient = value_and_gradient(kind, output.astype(dtype), y)
         assert value.dtype == gradient.dtype == dtype
         assert value.shape == ()
@@ -154,6 +179,72 @@ def test_logits_of_ten_thousand(dtype: Any) -> None:
         np.testing.assert_array_equal(gradient, [[0.0, 0.0], [-0.5, 0.5]])
 
 
+@each_dtype
+def test_outputs_of_ten_thousand_of_every_loss(dtype: Any) -> None:
+    """Value and gradient, against float64 arithmetic by hand: no cancelling, no overflow."""
+    z, y = np.array([[1e4, -1e4], [-1e4, 1e4]], dtype), np.array([[0.25, 0.75]] * 2, dtype)
+    e, roundoff = z.astype(np.float64) - y, float(np.finfo(dtype).eps)
+    table = (
+        (MSE, np.mean(e**2), 2 * e / 4),
+        (HSE, np.sum(e**2) / 4, e / 2),
+        (Huber(delta=2.0), np.sum(2 * (np.abs(e) - 1)) / 2, np.sign(e)),
+        (BCE, 1e4, (np.array([[1, 0], [0, 1]]) - y) / 2),
+        (SOFTMAX, 1e4, (np.array([[1, 0], [0, 1]]) - y) / 2),
+        # the second class has no weight, and p = (1, 0) or (0, 1) to more digits than there are
+        (SoftmaxCrossEntropy(class_weights=(4.0, 0.0)), 1e4, [[0, 0], [-0.5, 0.5]]),
+    )
+    for kind, want, slopes in table:
+        value, gradient = value_and_gradient(kind, z, y)
+        assert float(value) == pytest.approx(float(want), rel=2 * roundoff), kind
+        np.testing.assert_allclose(gradient, slopes, rtol=2 * roundoff, atol=1e-30)
+    labels = np.array([0, 0])
+    value, gradient = value_and_gradient(SoftmaxCrossEntropy(class_weights=(3.0, 1.0)), z, labels)
+    assert float(value) == 1e4
+    np.testing.assert_array_equal(gradient, [[0.0, 0.0], [-0.5, 0.5]])
+
+
+@each_dtype
+def test_binary_cross_entropy_of_probabilities(dtype: Any) -> None:
+    """Near 0 and 1 too; where the target agrees with 0 or 1, they cost nothing."""
+    tiny, eps = float(np.finfo(dtype).smallest_normal), float(np.finfo(dtype).eps)
+    for p in (0.0, tiny, 1e-30, 1e-5, 0.25, 0.5, 0.9, 1 - eps / 2, 1.0):
+        for y in (0.0, 0.25, 1.0):
+            at, to = np.array([[p]], dtype), np.array([[y]], dtype)
+            value, gradient = value_and_gradient(PROBABILITIES, at, to)
+            q = mpf(float(at[0, 0]))
+            with mpmath.workdps(60):
+                if (q == 0 and y > 0) or (q == 1 and y < 1):
+                    cost, slope = mpf("inf"), mpf("-inf") if q == 0 else mpf("inf")
+                else:
+                    cost = (-y * mpmath.log(q) if y else 0) - (
+                        (1 - y) * mpmath.log1p(-q) if y < 1 else 0
+                    )
+                    slope = (-y / q if y else 0) + ((1 - y) / (1 - q) if y < 1 else 0)
+                assert ulps(value, cost, normal_only=True) <= 4, (p, y)
+                assert ulps(gradient[0, 0], slope) <= 8, (p, y)
+    assert math.isnan(loss(PROBABILITIES, np.array([[-0.1]], dtype), np.array([[1.0]], dtype)))
+    assert math.isnan(loss(PROBABILITIES, np.array([[1.1]], dtype), np.array([[0.0]], dtype)))
+
+
+def test_shares_of_classes_with_logits_of_minus_infinity() -> None:
+    z = np.array([[1.0, -math.inf, 2.0]])
+    y = np.array([[0.25, 0.0, 0.75]])
+    value, gradient = value_and_gradient(SOFTMAX, z, y)
+    p = 1 / (1 + math.e)
+    want = -0.25 * math.log(p) - 0.75 * math.log1p(-p)
+    assert float(value) == pytest.approx(want, rel=1e-14)
+    np.testing.assert_allclose(gradient, [[p - 0.25, 0.0, 0.25 - p]], rtol=1e-14)
+    assert float(loss(SOFTMAX, z, np.array([[0.2, 0.1, 0.7]]))) == math.inf
+
+
+def test_huber_meets_both_its_pieces() -> None:
+    e = np.array([[0.0, 1e-20, 0.5, 2.0, 2.0 + 1e-12, -2.0, -7.0, 1e200]])
+    value, gradient = value_and_gradient(Huber(delta=2.0), e.T, np.zeros_like(e.T))
+    cost = np.where(np.abs(e) <= 2, 0.5 * np.minimum(np.abs(e), 9) ** 2, 2 * (np.abs(e) - 1))
+    assert float(value) == pytest.approx(cost.sum() / 8, rel=1e-14)
+    np.testing.assert_allclose(8 * gradient.T, np.clip(e, -2, 2), rtol=1e-14)
+
+
 def test_minus_infinity_for_a_class_that_is_not_the_row_s() -> None:
     z = np.array([[1.0, -math.inf, 2.0], [-math.inf, 0.0, -math.inf]])
     value, gradient = value_and_gradient(SOFTMAX, z, np.array([2, 1]))
@@ -168,7 +259,8 @@ def test_nan_is_not_hidden() -> None:
     z = np.array([[1.0, math.nan]])
     assert math.isnan(loss(SOFTMAX, z, np.array([0])))
     assert math.isnan(loss(BCE, z, np.array([[1.0, 0.0]])))
-    assert math.isnan(loss(HSE, z, np.zeros((1, 2))))
+    for kind in (HSE, MSE, Huber(), PROBABILITIES, SOFTMAX):
+        assert math.isnan(loss(kind, z, np.array([[1.0, 0.0]])))
 
 
 def test_squared_error_learns_slowly_from_a_saturated_start() -> None:
@@ -196,20 +288,35 @@ def test_squared_error_learns_slowly_from_a_saturated_start() -> None:
         (HSE, (4, 3), (1, 3)),
         (BCE, (4, 1), (4,)),
         (BCE, (4,), (4,)),
+        (MSE, (4, 1), (4,)),
+        (Huber(), (4, 2), (4,)),
+        (PROBABILITIES, (4, 1), (4, 2)),
     ],
 )
 def test_targets_that_would_broadcast_are_refused(kind: Loss, output: Any, target: Any) -> None:
     with pytest.raises(ShapeError, match=r"outputs must be \(n, k\), and targets") as caught:
         loss(kind, np.zeros(output), np.zeros(target))
     assert "targets f64[" in caught.value.came
-    assert caught.value.where in ("half_squared_error", "binary_cross_entropy")
+    assert caught.value.where == type(kind).__struct_config__.tag
 
 
-@pytest.mark.parametrize("target", [np.zeros(3), np.zeros((3, 1), int), np.zeros(2, int)])
-def test_labels_must_be_integers_one_per_row(target: np.ndarray) -> None:
-    with pytest.raises(ShapeError, match=r"targets must be integers \(n,\)") as caught:
+@pytest.mark.parametrize(
+    "target",
+    [np.zeros(3), np.zeros((3, 1), int), np.zeros(2, int), np.zeros((3, 5), int), np.zeros((3, 4))],
+)
+def test_labels_must_be_integers_or_shares(target: np.ndarray) -> None:
+    with pytest.raises(ShapeError, match=r"targets must be integers \(n,\), or shares") as caught:
         loss(SOFTMAX, np.zeros((3, 5)), target)
     assert "number of each row's class" in caught.value.fix
+
+
+@pytest.mark.parametrize("target", [np.zeros(4, int), np.ones((4, 5))])
+def test_there_is_one_weight_per_class(target: np.ndarray) -> None:
+    with pytest.raises(ShapeError, match="class_weights must hold one weight per class") as caught:
+        loss(WEIGHTED, np.zeros((4, 5)), target)
+    assert caught.value.came == "3 weights for 5 classes"
+    assert caught.value.where == "softmax_cross_entropy"
+    assert caught.value.fix == "give 5 weights"
 
 
 # The constant output
@@ -239,27 +346,54 @@ def test_the_constant_loss_of_targets_is_half_their_variance(rng: np.random.Gene
     assert constant_loss(HSE, y) == pytest.approx(want, rel=1e-12)
 
 
+def test_the_constant_loss_of_huber_lies_between_half_square_and_line(
+    rng: np.random.Generator,
+) -> None:
+    y = rng.standard_normal((101, 2))
+    wide, narrow = (constant_loss(Huber(delta=delta), y) for delta in (100.0, 1e-6))
+    assert wide == pytest.approx(constant_loss(HSE, y), rel=1e-12)
+    spread = np.abs(y - np.median(y, axis=0)).mean(axis=0).sum()
+    assert narrow == pytest.approx(1e-6 * spread, rel=1e-5)
+    assert constant_loss(Huber(), np.full((5, 1), 3.0)) == 0
+
+
 def test_no_constant_output_costs_less(rng: np.random.Generator) -> None:
-    """It is what the loss itself gives at the best constant, and no more than at others near it."""
-    labels, shares, reals = rng.integers(0, 3, 60), rng.random((60, 2)), rng.normal(size=(60, 2))
-    p = shares.mean(axis=0)
-    best = (
-        (SOFTMAX, labels, np.log(np.bincount(labels) / 60)),
-        (BCE, shares, np.log(p / (1 - p))),
-        (HSE, reals, reals.mean(axis=0)),
+    """It is what the loss itself gives at its least, found by a search over constants."""
+    n = 60
+    labels, reals = rng.integers(0, 3, n), 3.0 * rng.standard_normal((n, 2))
+    halves, classes = rng.random((n, 2)), rng.dirichlet(np.ones(3), n)
+    weighted = SoftmaxCrossEntropy(class_weights=(0.5, 2.0, 3.0))
+    pairs = (
+        *((kind, y) for kind in (SOFTMAX, weighted) for y in (labels, classes)),
+        *((kind, reals) for kind in (HSE, MSE, Huber(), Huber(delta=0.1))),
+        (BCE, halves),
+        (PROBABILITIES, halves),
     )
-    for kind, target, output in best:
-        least = constant_loss(kind, target)
-        at = loss(kind, np.tile(output, (60, 1)), target)
-        assert float(at) == pytest.approx(least, rel=1e-13)
-        for step in 0.1 * rng.standard_normal((20, len(output))):
-            assert float(loss(kind, np.tile(output + step, (60, 1)), target)) >= least - 1e-12
+    for kind, target in pairs:
+        columns = 3 if isinstance(kind, SoftmaxCrossEntropy) else 2
+
+        def cost(c: np.ndarray, kind: Any = kind, target: Any = target) -> float:
+            return float(loss(kind, np.tile(c, (n, 1)), target))
+
+        start = np.full(columns, 0.4)
+        tight = {"xatol": 1e-9, "fatol": 1e-15, "maxiter": 4000, "maxfev": 4000}
+        found = scipy.optimize.minimize(cost, start, method="Nelder-Mead", options=tight)
+        assert constant_loss(kind, target) == pytest.approx(found.fun, rel=1e-9), kind
+
+
+def test_classes_that_do_not_occur_or_do_not_count() -> None:
+    assert constant_loss(WEIGHTED, np.array([0, 0, 1, 1])) == 0  # class 1 has weight 0
+    half = SoftmaxCrossEntropy(class_weights=(1.0, 1.0, 5.0))
+    assert constant_loss(half, np.array([0, 1])) == pytest.approx(math.log(2), rel=1e-15)
 
 
 # The penalty
 
 
-@pytest.mark.parametrize("kind", [HalfSquaredError, BinaryCrossEntropy, SoftmaxCrossEntropy])
+@pytest.mark.parametrize(
+    "kind",
+    [HalfSquaredError, MeanSquaredError, Huber, BinaryCrossEntropy, SoftmaxCrossEntropy],
+)
 def test_the_penalty_is_half_lambda_w_squared_over_weights_alone(
     kind: Any, rng: np.random.Generator
 ) -> None:
