@@ -11,12 +11,15 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from isograd.errors import TheoryError
+from isograd.errors import ShapeError, SpecError, TheoryError
 from isograd.nn import (
+    LSUV,
     Activation,
+    BatchNorm,
     Constant,
     Critical,
     Dense,
+    Dropout,
     He,
     LayerNorm,
     LeCun,
@@ -24,11 +27,14 @@ from isograd.nn import (
     Normal,
     Orthogonal,
     Residual,
+    Scale,
+    Uniform,
     Xavier,
+    Zeros,
     build,
 )
 from isograd.nn.activations import FORMULAS, phi
-from isograd.nn.initialisers import Variances, draw, has_critical_point, scale
+from isograd.nn.initialisers import Variances, draw, has_critical_point, scale, unit_variance
 from isograd.nn.spec import ACTIVATION_NAMES, Init
 
 TANH, RELU = Activation("tanh"), Activation("relu")
@@ -50,7 +56,10 @@ def laws(fan_in: int, fan_out: int) -> list[tuple[Init, float, str]]:
         (He(gain=0.5, distribution="uniform"), 0.25 / fan_in, "uniform"),
         (LeCun(), 1 / fan_in, "norm"),
         (LeCun(gain=2.0, distribution="uniform"), 4 / fan_in, "uniform"),
+        (Uniform(), 1 / (3 * fan_in), "uniform"),
+        (Uniform(gain=2.0), 4 / (3 * fan_in), "uniform"),
         (Critical(), 2.15330264890 / fan_in, "norm"),
+        (Critical(gain=0.5), 0.25 * 2.15330264890 / fan_in, "norm"),
     ]
 
 
@@ -84,6 +93,27 @@ def test_uniform_xavier_fills_its_bounds(
     w, b = draw(init, phi(TANH), fan_in, fan_out, rng, np.float64)
     assert 0.99 * bound < np.abs(w).max() <= bound
     assert not b.any()
+
+
+def test_the_old_rule_of_thumb_fills_its_bounds(rng: np.random.Generator) -> None:
+    """Glorot & Bengio 2010, eq. 1: U(−1/√n, 1/√n), n inputs."""
+    w, b = draw(Uniform(), phi(TANH), 400, 100, rng, np.float64)
+    assert 0.99 / 20 < np.abs(w).max() <= 1 / 20
+    assert not b.any()
+    assert scale(Uniform(gain=3.0), phi(TANH), 400, 100) == Variances(3.0, 0.0)
+
+
+def test_zeros(rng: np.random.Generator) -> None:
+    w, b = draw(Zeros(), phi(TANH), 3, 2, rng, np.float32)
+    np.testing.assert_array_equal(w, np.zeros((2, 3), np.float32))
+    assert not b.any()
+    assert scale(Zeros(), phi(TANH), 3, 2) is None
+
+
+def test_the_gain_of_critical_leaves_the_biases() -> None:
+    law, twice = (scale(Critical(gain=g), phi(TANH), 9, 9) for g in (1.0, 2.0))
+    assert law is not None
+    assert twice == Variances(pytest.approx(4 * law.sigma_w2, rel=1e-14), law.sigma_b2)
 
 
 def test_constant(rng: np.random.Generator) -> None:
@@ -280,6 +310,128 @@ def test_critical_without_biases_is_the_point_where_there_are_none(
     assert relu == Variances(pytest.approx(2.0, rel=1e-12), 0.0)
 
 
+# LSUV
+
+LAYERS = (
+    *(Dense(6), BatchNorm(), TANH, Dropout(0.5), Dense(6), LayerNorm(), RELU),
+    *(Residual((Dense(6), TANH)), Scale(3.0), Dense(4)),
+)
+
+
+def pre_activations(p: dict[str, np.ndarray], x: np.ndarray) -> list[np.ndarray]:
+    """z of the four dense layers above, with the batch's moments and without dropout."""
+
+    def standard(a: np.ndarray, axis: int) -> np.ndarray:
+        return (a - a.mean(axis, keepdims=True)) / np.sqrt(a.var(axis, keepdims=True) + 1e-5)
+
+    def dense(a: np.ndarray, n: int) -> np.ndarray:
+        zs.append(a @ p[f"W/{n}"].T + p[f"b/{n}"])
+        return zs[-1]
+
+    zs: list[np.ndarray] = []
+    a = np.tanh(standard(dense(x, 1), 0))
+    a = np.maximum(standard(dense(a, 2), 1), 0)
+    a = 3.0 * (a + np.tanh(dense(a, 3)))
+    dense(a, 4)
+    return zs
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.7])
+def test_lsuv_gives_each_layer_its_variance(gain: float, rng: np.random.Generator) -> None:
+    """Layer by layer on what the layers below make of the batch; rows stay orthogonal."""
+    x = rng.normal(3.0, 20.0, (30, 5))
+    model = build(Network(LAYERS, init=LSUV(gain=gain, tolerance=1e-9)), 5)
+    params = model.init(rng, np.float64, x)
+    for n, z in enumerate(pre_activations(params, x), start=1):
+        assert z.var() == pytest.approx(gain**2, rel=1e-8), n
+        w = params[f"W/{n}"]
+        gram = w @ w.T if len(w) <= w.shape[1] else w.T @ w
+        np.testing.assert_allclose(gram / gram[0, 0], np.eye(len(gram)), atol=1e-12)
+    plain = build(Network(LAYERS, init=Orthogonal(gain=gain)), 5).init(rng, np.float64)
+    assert all(abs(z.var() / gain**2 - 1) > 0.01 for z in pre_activations(plain, x)[1:])
+
+
+def test_lsuv_leaves_the_other_draws_alone() -> None:
+    """Neither the batch nor what it makes of the weights moves the stream."""
+
+    def drawn(init: Init, x: Any) -> dict[str, np.ndarray]:
+        layers = (Dense(6, init=init), TANH, Dense(4, init=Critical()), TANH, Dense(3))
+        return build(Network(layers), 5).init(np.random.default_rng(3), np.float64, x)
+
+    rng = np.random.default_rng(0)
+    ways = [
+        drawn(LSUV(), rng.standard_normal((9, 5))),
+        drawn(LSUV(gain=3.0), 50.0 * rng.standard_normal((4, 5))),
+        drawn(Orthogonal(gain=1.0), None),
+    ]
+    for name in ("W/2", "b/2", "W/3"):
+        assert len({way[name].tobytes() for way in ways}) == 1
+    for way in ways[:2]:
+        np.testing.assert_allclose(
+            way["W/1"] / ways[2]["W/1"], way["W/1"][0, 0] / ways[2]["W/1"][0, 0]
+        )
+
+
+def test_lsuv_stops_as_the_algorithm_says() -> None:
+    """Mishkin & Matas 2016, algorithm 1, where one rescaling is not enough: Var = s² + 3."""
+    base = np.array([1.0, -1.0])
+
+    def run(init: LSUV) -> tuple[float, int]:
+        calls = []
+
+        def output(w: np.ndarray) -> np.ndarray:
+            calls.append(w)
+            return np.array([1.0, -1.0]) * math.sqrt(float(w[0, 0] ** 2 + 3.0))
+
+        w = unit_variance(init, base[None, :], output, "here")
+        return float(w[0, 0]), len(calls)
+
+    def by_hand(init: LSUV) -> tuple[float, int]:
+        s, calls = 1.0, 0
+        while calls < init.iterations:
+            calls += 1
+            variance = s * s + 3.0
+            if abs(variance / init.gain**2 - 1.0) < init.tolerance:
+                break
+            s *= init.gain / math.sqrt(variance)
+        return s, calls
+
+    for init in (LSUV(gain=2.0), LSUV(gain=2.2), LSUV(gain=2.2, iterations=3), LSUV(gain=9.0)):
+        got, want = run(init), by_hand(init)
+        assert got[0] == pytest.approx(want[0], rel=1e-12)
+        assert got[1] == want[1]
+    assert run(LSUV(gain=2.0)) == (1.0, 1)
+
+
+def test_lsuv_must_see_a_batch(rng: np.random.Generator) -> None:
+    model = build(Network((Dense(3), TANH, Dense(2, init=LSUV()))), 4)
+    with pytest.raises(SpecError, match="lsuv initialiser must see a batch") as caught:
+        model.init(rng, np.float64)
+    assert caught.value.where == "network.layers[2] (layer 2)"
+    with pytest.raises(ShapeError, match=r"must be \(n, 4\)"):
+        model.init(rng, np.float64, np.ones((5, 3)))
+    assert set(build(Network((Dense(3),)), 4).init(rng, np.float64)) == {"W/1", "b/1"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "x", "came", "where"),
+    [
+        ((Dense(3), RELU, Dense(2)), np.zeros((5, 4)), "variance 0", "network.layers[0] (layer 1)"),
+        ((Dense(1),), np.ones((1, 4)), "variance 0", "network.layers[0] (layer 1)"),
+        ((Dense(3), Scale(0.0), Dense(2)), None, "variance 0", "network.layers[2] (layer 2)"),
+        ((Dense(3),), np.full((5, 4), np.nan), "variance nan", "network.layers[0] (layer 1)"),
+        ((Dense(3),), np.full((5, 4), np.inf), "variance nan", "network.layers[0] (layer 1)"),
+    ],
+)
+def test_lsuv_needs_a_variance(
+    layers: Any, x: Any, came: str, where: str, rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal((5, 4)) if x is None else x
+    with pytest.raises(SpecError, match="must have a finite variance that is not 0") as caught:
+        build(Network(layers, init=LSUV()), 4).init(rng, np.float64, x)
+    assert (caught.value.came, caught.value.where) == (came, where)
+
+
 # In a network
 
 
@@ -309,7 +461,15 @@ def test_a_layer_s_own_initialiser_comes_first(rng: np.random.Generator) -> None
     assert np.all(params["W/2"] == 1.0)
 
 
-INITS = (Normal(), Xavier(distribution="uniform"), He(), Orthogonal(), Critical())
+INITS = (
+    Normal(),
+    Uniform(),
+    Xavier(distribution="uniform"),
+    He(),
+    Orthogonal(),
+    LSUV(),
+    Critical(),
+)
 
 
 @pytest.mark.parametrize("init", INITS, ids=lambda i: type(i).__name__)
@@ -318,7 +478,8 @@ def test_one_seed_is_one_network(init: Init) -> None:
 
     def drawn(seed: int, dtype: Any, bias: bool = True) -> dict[str, np.ndarray]:
         layers = (Dense(20, bias=bias), RELU, LayerNorm(), Dense(5))
-        return build(Network(layers, init=init), 7).init(np.random.default_rng(seed), dtype)
+        x = np.random.default_rng(0).standard_normal((9, 7))
+        return build(Network(layers, init=init), 7).init(np.random.default_rng(seed), dtype, x)
 
     first, again, single = drawn(3, np.float64), drawn(3, np.float64), drawn(3, np.float32)
     for name, array in first.items():
