@@ -10,18 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 from checks import check_grads, check_modes, run_static, same_bits
+from msgspec.structs import replace
 from threefry import keep
 
 import isograd
 from isograd.backends.numpy import Executable
+from isograd.diagnosis import Diagnosis, Expectation, Finding
+from isograd.diagnosis.case import expectation
 from isograd.engine.plan import plan
 from isograd.errors import SpecError
 from isograd.nn import (
+    LSUV,
     Activation,
     BatchNorm,
+    Data,
     Dense,
     Dropout,
     HalfSquaredError,
+    He,
     LayerNorm,
     Model,
     Network,
@@ -30,11 +36,18 @@ from isograd.nn import (
     RMSNorm,
     Scale,
     SoftmaxCrossEntropy,
+    Spec,
+    Uniform,
+    Xavier,
+    Zeros,
     build,
 )
 from isograd.nn.forward import dropout, layer_norm, rms_norm
 from isograd.nn.model import Noise
-from isograd.nn.spec import Layer
+from isograd.nn.spec import Init, Layer
+from isograd.nn.toml import dumps, loads
+from isograd.remedy import candidates
+from isograd.remedy.edits import add_layer_norm, add_residuals, set_activation
 
 TANH, RELU, PRELU = Activation("tanh"), Activation("relu"), Activation("prelu")
 SWISH = Activation("swish", beta=0.7, learned=True)
@@ -449,3 +462,73 @@ def test_softmax_is_no_activation_at_hand() -> None:
     model = one(softmax, Dense(3), softmax, Dense(3), RELU, Dropout(0.5), Scale(), Dense(3))
     hands = [p.phi.name for p in model.weights if p.phi is not None]
     assert hands == ["identity", "identity", "relu", "identity"]
+
+
+# What theory and remedies make of them
+
+XAVIER, STACK = Xavier(), (Dense(4), TANH, Dense(4), TANH)
+
+
+@pytest.mark.parametrize(
+    ("layers", "init", "reason"),
+    [
+        ((*STACK, BatchNorm()), XAVIER, "normalisation is outside"),
+        ((*STACK, RMSNorm()), XAVIER, "normalisation is outside"),
+        ((*STACK, Dropout()), XAVIER, "dropout is outside"),
+        ((Scale(), *STACK), XAVIER, "scale layers are outside"),
+        ((*STACK, Activation("softmax"), Dense(4), TANH), XAVIER, "mixes units is outside"),
+        (STACK, LSUV(), "not random, or scaled to the data"),
+        (STACK, Zeros(), "not random, or scaled to the data"),
+        ((*STACK, Dense(4, init=LSUV()), TANH), XAVIER, "not random, or scaled to the data"),
+        (STACK, Uniform(), ""),
+        ((Dense(4), PRELU, Dense(4), PRELU), He(), ""),
+        ((Dense(4), SWISH, Dense(4), SWISH), He(), ""),
+    ],
+)
+def test_what_theory_says_of_them(layers: tuple[Layer, ...], init: Init, reason: str) -> None:
+    """It covers a learned activation as it starts; of what it leaves out it says which."""
+    expected = expectation(one(*layers, init=init))
+    assert reason in expected.reason
+    assert expected.covered == (not reason)
+
+
+def spec_of(*layers: Layer, n_out: int = 2, **keys: Any) -> Spec:
+    network = Network((*layers, Dense(n_out)), init=keys.pop("init", XAVIER))
+    return Spec(Data("iris"), network, **keys)
+
+
+def test_remedies_leave_the_output_and_what_mixes_units() -> None:
+    softmax, tail = Activation("softmax"), (Dense(2), Activation("logistic"), Scale())
+    block = Residual((BatchNorm(), PRELU, Dropout(), Dense(4), softmax))
+    spec = spec_of()
+    spec = replace(spec, network=replace(spec.network, layers=(Dense(4), TANH, block, *tail)))
+    for edit, new in (
+        (lambda s: set_activation(s, "relu"), lambda layer: (RELU,)),
+        (add_layer_norm, lambda layer: (LayerNorm(), layer)),
+    ):
+        inner = Residual((BatchNorm(), *new(PRELU), Dropout(), Dense(4), softmax))
+        assert edit(spec).network.layers == (Dense(4), *new(TANH), inner, *tail)
+
+
+def test_skip_connections_go_around_the_new_layers() -> None:
+    block = (Dense(4), BatchNorm(), PRELU, Scale(0.5), RMSNorm(), Dropout(0.1))
+    spec = spec_of(Dense(4), Repeat(3, block))
+    edited = add_residuals(spec, 5)
+    assert edited == spec_of(Dense(4), Repeat(3, (Residual(block),)))
+    assert loads(dumps(edited)) == edited
+
+
+@pytest.mark.parametrize("norm", [BatchNorm(), RMSNorm(), LayerNorm()])
+def test_a_normalised_network_is_not_normalised_again(norm: Layer) -> None:
+    sick = diagnosis("vanishing gradient")
+    bare, full = (spec_of(Dense(4), *more, TANH) for more in ((), (norm,)))
+    assert "layer_norm" in {c.name for c in candidates(bare, sick, 5)}
+    assert "layer_norm" not in {c.name for c in candidates(full, sick, 5)}
+
+
+def diagnosis(name: str) -> Diagnosis:
+    """One finding, as candidates look at it."""
+    nan = float("nan")
+    finding = Finding(name, "fatal", (1,), 0, {}, "", "", "")
+    outlook = Expectation(False, "", nan, nan, nan, nan, nan)
+    return Diagnosis("sick", "", (finding,), None, None, None, outlook, 0.0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from isograd.nn.places import elementwise
 from isograd.nn.spec import Activation, Dense, Init, Layer, LayerNorm, Repeat, Residual, Spec
 from isograd.nn.toml import dumps
 
@@ -40,14 +41,32 @@ def with_layers(spec: Spec, layers: Layers) -> Spec:
     return replace(spec, network=replace(spec.network, layers=layers))
 
 
+def _map_activations(spec: Spec, f: Callable[[Activation], Layer | Layers]) -> Spec:
+    """Replace each elementwise activation but the identity by what f gives.
+
+    What stands behind the last dense layer makes the output what the loss takes, and stays.
+    """
+
+    def change(layer: Layer) -> Layer | Layers:
+        if not isinstance(layer, Activation) or layer.name == "identity" or not elementwise(layer):
+            return layer
+        return f(layer)
+
+    layers = spec.network.layers
+    above = next((i for i, x in enumerate(reversed(layers)) if _has_weights(x)), 0)
+    cut = len(layers) - above
+    return with_layers(spec, map_layers(layers[:cut], change) + layers[cut:])
+
+
+def _has_weights(layer: Layer) -> bool:
+    if isinstance(layer, Repeat | Residual):
+        return any(map(_has_weights, layer.layers))
+    return isinstance(layer, Dense)
+
+
 def set_activation(spec: Spec, name: str) -> Spec:
-    """Every activation but the identity becomes `name`."""
-
-    def change(layer: Layer) -> Layer:
-        hidden = isinstance(layer, Activation) and layer.name != "identity"
-        return Activation(name) if hidden else layer
-
-    return with_layers(spec, map_layers(spec.network.layers, change))
+    """Every hidden activation but the identity becomes `name`."""
+    return _map_activations(spec, lambda layer: Activation(name))
 
 
 def set_init(spec: Spec, init: Init) -> Spec:
@@ -61,13 +80,8 @@ def set_init(spec: Spec, init: Init) -> Spec:
 
 
 def add_layer_norm(spec: Spec) -> Spec:
-    """A layer normalisation before every activation but the identity."""
-
-    def change(layer: Layer) -> Layer | Layers:
-        hidden = isinstance(layer, Activation) and layer.name != "identity"
-        return (LayerNorm(), layer) if hidden else layer
-
-    return with_layers(spec, map_layers(spec.network.layers, change))
+    """A layer normalisation before every hidden activation but the identity."""
+    return _map_activations(spec, lambda layer: (LayerNorm(), layer))
 
 
 def add_residuals(spec: Spec, n_in: int) -> Spec | None:
