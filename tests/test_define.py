@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,24 +14,27 @@ from msgspec.structs import replace
 
 from isograd import fit, load_spec
 from isograd import functions as F
+from isograd.diagnosis import examine
+from isograd.diagnosis.findings import Finding
 from isograd.errors import SpecError
-from isograd.nn import Activation, Data, Dense, Network, Spec, Training, define_activation
+from isograd.nn import Activation, Data, Dense, Network, Repeat, Spec, Training, define_activation
 from isograd.nn import layers as spec_layers
 from isograd.nn.activations import FORMULAS, activation, active_interval, largest_slope, phi
 from isograd.nn.define import defined
 from isograd.nn.spec import ACTIVATION_NAMES
-from isograd.remedy import Candidate, prescribe
+from isograd.remedy import Candidate, candidates, prescribe
 from isograd.theory import check_derivative
 from isograd.training.loop import load_split
 
 
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test defines is gone after it."""
-    monkeypatch.setattr(spec_layers, "_DEFINED", set(spec_layers._DEFINED))
-    before = set(FORMULAS)
+    """Nothing is defined before a test, and what it defines is gone after it."""
+    monkeypatch.setattr(spec_layers, "_DEFINED", set())
+    for name in set(FORMULAS) - set(ACTIVATION_NAMES):
+        monkeypatch.delitem(FORMULAS, name)
     yield
-    for name in set(FORMULAS) - before:
+    for name in set(FORMULAS) - set(ACTIVATION_NAMES):
         del FORMULAS[name]
     for cached in (phi, active_interval, largest_slope):
         cached.cache_clear()
@@ -198,3 +202,22 @@ def test_the_doctor_s_processes_know_it() -> None:
     one, two = (prescribe(baseline, split, [wider], jobs=jobs) for jobs in (1, 2))
     assert one == two
     assert len(two.cures[0].trials) == 3
+
+
+def test_activations_that_mix_units_are_no_riddle_to_the_doctor() -> None:
+    """One of them, of its own or built in, is trained, examined and passed over by the remedies."""
+    define_activation("normalised", normalised)
+    for name in ("normalised", "softmax"):
+        layers = Repeat(3, (Dense(6), Activation(name)))
+        spec = Spec(
+            Data("iris"), Network((layers, Dense(3))), training=Training(epochs=1, batch_size=40)
+        )
+        split = load_split(spec)
+        diagnosis = examine(fit(spec, split), split)
+        assert not diagnosis.expectation.covered
+        assert "mixes units" in diagnosis.expectation.reason
+        vanishing = Finding("vanishing gradient", "fatal", (), 0, {}, "", "", "")
+        found = dataclasses.replace(diagnosis, findings=(vanishing,))
+        names = [c.name for c in candidates(spec, found, 4)]
+        assert "he init" in names
+        assert not {n for n in names if n.startswith(("critical", "activation"))}

@@ -17,7 +17,7 @@ from isograd.errors import TheoryError
 from isograd.nn.activations import phi
 from isograd.nn.model import Model, Part
 from isograd.nn.places import elementwise
-from isograd.nn.spec import HalfSquaredError, Spec
+from isograd.nn.spec import HalfSquaredError, Huber, MeanSquaredError, Spec
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
 
@@ -130,7 +130,7 @@ class Case:
         times (Wilks 1938), which is a loss of 2/n, in units of the noise for the squared error.
         """
         end, error = self.closing_loss
-        squared = isinstance(self.spec.network.loss, HalfSquaredError)
+        squared = isinstance(self.spec.network.loss, HalfSquaredError | MeanSquaredError | Huber)
         chance = 2.0 / self.rows * (2.0 * self.constant if squared else 1.0)
         return self.stopped != "diverged" and end < self.constant - max(2.0 * error, chance)
 

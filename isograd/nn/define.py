@@ -46,8 +46,7 @@ def define_activation(
         SpecError: if the name is taken by another function, or f is no such function.
 
     Example:
-        >>> import isograd.functions as F
-        >>> from isograd import nn
+        >>> from isograd import functions as F, nn
         >>> nn.define_activation("mish", lambda x: x * F.tanh(F.softplus(x)), source="Misra 2019")
         >>> nn.Activation("mish").name
         'mish'

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from isograd.diagnosis.findings import Diagnosis
 from isograd.nn.activations import phi
 from isograd.nn.initialisers import has_critical_point
+from isograd.nn.places import elementwise
 from isograd.nn.spec import (
     Activation,
     Adam,
@@ -100,7 +101,9 @@ _TOO_LARGE = frozenset(
 def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, str, Spec | None]]:
     lr = spec.optimiser.lr
     layers = _leaves(spec)
-    acts = [x for x in layers if isinstance(x, Activation) and x.name != "identity"]
+    acts = [
+        x for x in layers if isinstance(x, Activation) and x.name != "identity" and elementwise(x)
+    ]
     if names & _TOO_LARGE:
         yield "lr ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
         if not spec.training.normalise_gradient:
