@@ -110,6 +110,15 @@ def test_missing_and_infinite_soft_labels():
         assert came in caught.value.came
 
 
+def test_free_text_does_not_become_a_column_per_row():
+    """Twenty thousand rows of as many texts, but for one: 3 GB of zeros."""
+    y = np.array([f"text {i}" for i in range(19_999)] + ["text 0"], object)
+    with pytest.raises(DataError, match="classes as columns of 0 and 1") as caught:
+        from_arrays(np.ones((20_000, 1)), y, loss_kind=SQUARED)
+    assert caught.value.came == "20000 rows of 19999 classes"
+    assert caught.value.fix.startswith("use softmax_cross_entropy")
+
+
 # Weights -----------------------------------------------------------------------------------------
 
 

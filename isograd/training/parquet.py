@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from isograd.training.tables import (
     unreadable,
 )
 
+_WRITE = "write it again, one row per example"
+
 
 def read_parquet(path: Path, choose: Choose, *, unlabelled: bool = False) -> Table:
     """A Parquet file: numbers, booleans or text that is numbers in the columns of features.
@@ -43,29 +44,29 @@ def read_parquet(path: Path, choose: Choose, *, unlabelled: bool = False) -> Tab
     where = str(path)
     file, types = _open(path)
     with file:
-        header = list(file.schema_arrow.names)
+        schema = file.schema_arrow  # made anew each time it is asked for
+        header = list(schema.names)
         require_header(header, where)
         columns = choose(header, where)
         target = None if columns.target is None else header[columns.target]
         names = tuple(header[i] for i in columns.features)
         wanted = [*names, *([] if target is None else [target])]
-        _require_types([(name, file.schema_arrow.field(name).type) for name in wanted], types, path)
+        _require_types([(name, schema.field(name).type) for name in wanted], types, path)
         n = file.metadata.num_rows
         if n == 0:
             raise DataError("a .parquet file must hold rows", came="none", where=where, fix=_WRITE)
-        read = _reader(file, types, path)
-        y = None if target is None else _target(read(target), target, types, where, unlabelled)
-        X, text = None, Bad[str]()
+        y = None
+        if target is not None:
+            column = _column(file, target, types, path)
+            y = _target(column, target, types, where, unlabelled)
+        X, text = np.empty((0, len(names))), Bad[str]()
         for j, name in enumerate(names):
-            column = _feature(read(name), name, types, text)
-            if X is None:  # not before: the number of rows is only claimed until one is read
+            column = _column(file, name, types, path)
+            if j == 0:  # not before: the number of rows is only claimed until a column is read
                 X = np.empty((n, len(names)))
-            X[:, j] = column
+            X[:, j] = _feature(column, name, types, text)
     refuse_text(text, where)
-    return Table(np.empty((n, 0)) if X is None else X, y, names, where, target)
-
-
-_WRITE = "write it again, one row per example"
+    return Table(X, y, names, where, target)
 
 
 def _open(path: Path) -> tuple[Any, Any]:
@@ -87,22 +88,18 @@ def _open(path: Path) -> tuple[Any, Any]:
         raise unreadable(path, error, _WRITE) from None
 
 
-def _reader(file: Any, pa: Any, path: Path) -> Callable[[str], Any]:
-    """Reads one column, with its dictionary written out."""
-
-    def read(name: str) -> Any:
-        try:
-            column = file.read(columns=[name]).column(0)
-            if len(column) != file.metadata.num_rows:
-                raise pa.ArrowInvalid(f"{len(column)} rows of {file.metadata.num_rows}")
-            column.validate(full=True)
-            if pa.types.is_dictionary(column.type):
-                column = column.cast(column.type.value_type)
-            return column
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(path, f"column {shown(name)}: {error}", _WRITE) from None
-
-    return read
+def _column(file: Any, name: str, pa: Any, path: Path) -> Any:
+    """A column, with its dictionary written out."""
+    try:
+        column = file.read(columns=[name]).column(0)
+        if len(column) != file.metadata.num_rows:
+            raise pa.ArrowInvalid(f"{len(column)} rows of {file.metadata.num_rows}")
+        column.validate(full=True)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return column
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, f"column {shown(name)}: {error}", _WRITE) from None
 
 
 def _require_types(fields: list[tuple[str, Any]], pa: Any, path: Path) -> None:

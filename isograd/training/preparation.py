@@ -16,6 +16,7 @@ from isograd.nn.checks import shown
 from isograd.training.tables import Table, at_rows, complain
 from isograd.training.targets import Form, Task
 
+_SMALLER = 'divide the data by a constant, set standardise = true, or dtype = "float64"'
 _BLOCK = 1 << 22  # elements that are float64 at a time: 32 MiB
 
 
@@ -183,8 +184,7 @@ def apply(
                     f"data must fit {np.dtype(dtype)}",
                     came=f"values up to {_largest(X):.3g}",
                     where=where,
-                    fix='divide the data by a constant, or set standardise = true, or dtype = "f'
-                    'loat64"',
+                    fix=_SMALLER,
                 )
     return out
 
@@ -275,7 +275,8 @@ def _blocks(
     """Copies of some rows in float64, a few megabytes at a time: X may be bytes, and large."""
     size = max(1, _BLOCK // max(1, X.shape[1]))
     for start in range(0, len(rows), size):
-        block = X[rows[start : start + size]].astype(np.float64)
+        # Chosen by an array, rows are a copy already.
+        block = X[rows[start : start + size]].astype(np.float64, copy=False)
         if fill is not None:
             np.copyto(block, np.array(fill), where=np.isnan(block))
         yield slice(start, start + len(block)), block

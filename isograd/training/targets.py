@@ -30,6 +30,8 @@ TASKS: dict[str, Task] = {
 """What each loss is for. Text with a loss for regression is classes, as columns of 0 and 1."""
 _TOLERANCE = 1e-6  # of the sum of shares: what float32 leaves of 1 over a thousand classes
 
+_MAX_ONE_HOT = 1 << 28  # 2 GiB: a column of free text taken for classes must not fill the memory
+
 
 class Form(NamedTuple):
     """What targets are, and how they stand in an array.
@@ -116,7 +118,18 @@ def targets_of(table: Table, form: Form, columns: int = 0) -> NDArray[Any]:
     labels = _labels(y, form.classes, table)
     if form.task == "binary":
         return labels[:, None].astype(np.float64)
-    return np.eye(count)[labels] if form.one_hot else labels
+    if not form.one_hot:
+        return labels
+    if len(labels) * count > _MAX_ONE_HOT:
+        raise DataError(
+            f"classes as columns of 0 and 1 must be {_MAX_ONE_HOT} values at most",
+            came=f"{len(labels)} rows of {count} classes",
+            where=table.where,
+            fix=f"use {_losses('classes')}, or check the target column",
+        )
+    shares = np.zeros((len(labels), count))
+    shares[np.arange(len(labels)), labels] = 1.0
+    return shares
 
 
 def strata(y: NDArray[Any], form: Form) -> NDArray[np.int64] | None:
