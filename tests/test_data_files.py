@@ -548,3 +548,51 @@ def test_nothing_is_allocated_for_what_a_file_cannot_hold(tmp_path: Path):
             read_idx(path)
 
     assert peak_of(read) < 1_000_000
+
+
+# Damage of every kind ----------------------------------------------------------------------------
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Up to five bytes changed, put in, taken out, or runs of four set."""
+    damage = bytearray(content)
+    for kind in rng.integers(4, size=rng.integers(1, 6)):
+        at = int(rng.integers(len(damage)))
+        if kind == 0:
+            damage[at] = int(rng.integers(256))
+        elif kind == 1:
+            damage[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        elif kind == 2:
+            del damage[at : at + int(rng.integers(1, 20))]
+        else:
+            damage[at : at + 4] = b"\xff\xff\xff\x7f"
+    return bytes(damage)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.npz", "a.idx", "a.idx.gz"])
+def test_damage_is_refused_with_a_place_or_does_no_harm(tmp_path: Path, name: str):
+    labels = {"labels": "labels.idx"} if "idx" in name else {}
+    (tmp_path / "labels.idx").write_bytes(DIGITS)
+    if name == "a.csv":
+        (tmp_path / name).write_text('a,"b",y\n' + '1,"2",u\n3,1e2,v\n' * 10, "utf-8")
+    elif name == "a.parquet":
+        text = pa.array([str(i) for i in range(20)]).dictionary_encode()
+        pq.write_table(pa.table({"a": TWENTY, "b": text, "y": ["u", "v"] * 10}), tmp_path / name)
+    elif name == "a.npz":
+        np.savez_compressed(tmp_path / name, X=X, y=LABELS)
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(IMAGES) if name.endswith("gz") else IMAGES)
+    content, rng = (tmp_path / name).read_bytes(), np.random.default_rng(0)
+    load(s.Data(name, **labels), loss_kind=SOFTMAX, seed=0, base=tmp_path)
+    refused = 0
+    for _ in range(200):
+        (tmp_path / name).write_bytes(damaged(content, rng))
+        try:
+            load(s.Data(name, **labels), loss_kind=SOFTMAX, seed=0, base=tmp_path)
+        except DataError as error:
+            refused += 1
+            assert error.must
+            assert error.came
+            assert error.where.startswith(str(tmp_path))
+            assert error.fix
+    assert refused > 100
