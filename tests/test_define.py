@@ -133,6 +133,17 @@ def test_a_definition_may_be_repeated_but_not_changed() -> None:
     assert activation(Activation("own"))(np.ones((1, 1))) == np.tanh(2.0)
 
 
+def test_slopes_without_bound() -> None:
+    define_activation("square", lambda x: x * x)
+    define_activation("step", lambda x: F.sign(x))
+    assert largest_slope(Activation("square")) == math.inf
+    assert active_interval(Activation("square")) == (-math.inf, math.inf)
+    assert largest_slope(Activation("step")) == 0.0
+    define_activation("blow", lambda x: F.exp(x * x))  # overflows at 26
+    low, high = active_interval(Activation("blow"))
+    assert -40 < low < -26 < 26 < high < 40
+
+
 # What is refused
 
 

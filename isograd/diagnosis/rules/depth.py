@@ -122,6 +122,8 @@ def _slope_bound(case: Case) -> str:
     if layer is None or layer.is_learned or not elementwise(layer):
         return ""
     bound = largest_slope(layer)
+    if not 0.0 < bound < math.inf:
+        return ""
     return f" of {layer.name} (never above {bound:.3g}, {_signed(math.log10(bound))})"
 
 
