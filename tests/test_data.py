@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_files import as_rows, both
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import datasets
@@ -15,20 +16,6 @@ from isograd.nn import spec as s
 from isograd.training.data import batches, from_arrays, load
 
 SOFTMAX, BINARY, SQUARED = "softmax_cross_entropy", "binary_cross_entropy", "half_squared_error"
-
-
-def both(split):
-    """X and y of both parts together."""
-    return np.concatenate([split.X_train, split.X_test]), np.concatenate(
-        [split.y_train, split.y_test]
-    )
-
-
-def as_rows(X, y):
-    """Rows with their targets in an order that does not depend on the split."""
-    table = np.column_stack([X, y])
-    return table[np.lexsort(table.T)]
-
 
 # Built-in sets -----------------------------------------------------------------------------------
 
