@@ -1,4 +1,4 @@
-"""Data: sources, targets for each loss, splits, standardisation, batches, and malformed files."""
+"""Data: built-in sets, arrays, targets of each loss, splits, standardisation and batches."""
 
 from __future__ import annotations
 
