@@ -199,15 +199,12 @@ def translate(writer: Writer, graph: OpenGraph) -> None:
             names[var] = write(eqn, params, [whole(v) for v in eqn.inputs])
         return names[var]
 
-    def short(var: Var) -> str:
-        if var not in repeated:
-            return whole(var)
-        source, columns = repeated[var][0].inputs[0], var.spec.shape[-1:]
-        name = whole(source)
-        # ONNX Runtime (1.31) takes a scalar factor beside a product of matrices for a float32.
-        if source.spec.size == 1 and source.spec.dtype == np.float64 and columns > (1,):
-            return writer.repeated(name, columns)
-        return name
+    def short(var: Var, reader: Op) -> str:
+        source = repeated[var][0].inputs[0] if var in repeated else var
+        # ONNX Runtime (1.31) takes a constant factor beside a product of matrices for a float32,
+        # if it is a single number.
+        number = source.spec.size == 1 and source.spec.dtype == np.float64
+        return whole(var if number and reader in (Op.MUL, Op.DIV) else source)
 
     def write(eqn: Eqn, params: Params, inputs: Inputs) -> str:
         out = writer.name(graph.names.get(eqn.output, eqn.op.value))
@@ -225,7 +222,7 @@ def translate(writer: Writer, graph: OpenGraph) -> None:
             repeated[eqn.output] = eqn, params
             continue
         repeats = RULES[eqn.op].elementwise and not all(v in repeated for v in eqn.inputs)
-        inputs = [short(v) if repeats else whole(v) for v in eqn.inputs]
+        inputs = [short(v, eqn.op) if repeats else whole(v) for v in eqn.inputs]
         names[eqn.output] = write(eqn, params, inputs)
     for name, var in graph.outputs.items():
         writer.node("Identity", [whole(var)], name)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isograd.adapters.onnx_ops import Params, Rows, form
+from isograd.adapters.onnx_ops import Params, form
+from isograd.adapters.onnx_writer import Rows
 from isograd.engine.dispatch import apply
 from isograd.engine.graph import ArraySpec, Graph, Var
 from isograd.engine.ops import Op, Value

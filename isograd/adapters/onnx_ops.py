@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from isograd.adapters.onnx_writer import Writer
+from isograd.adapters.onnx_writer import Rows, Writer
 from isograd.engine import functions as F
 from isograd.engine.dispatch import spec_of
 from isograd.engine.graph import Eqn
@@ -20,13 +19,6 @@ from isograd.engine.ops import Op, Value
 
 Inputs: TypeAlias = list[str]
 Params: TypeAlias = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A length that is a multiple of the number of rows, which the file leaves open."""
-
-    times: int
 
 
 Node: TypeAlias = Callable[[Writer, Eqn, Params, Inputs, str], object]
@@ -55,23 +47,14 @@ def _reduce_max(w: Writer, eqn: Eqn, params: Params, inputs: Inputs, out: str) -
 def _reshape(w: Writer, eqn: Eqn, params: Params, inputs: Inputs, out: str) -> None:
     shape = params["shape"]
     if sum(isinstance(n, Rows) for n in shape) > 1:
-        w.node("Reshape", [*inputs, _lengths(w, shape)], out)
+        w.node("Reshape", [*inputs, w.lengths(shape)], out)
         return
     target = w.integers([-1 if isinstance(n, Rows) else n for n in shape])
     w.node("Reshape", [*inputs, target], out)
 
 
 def _broadcast(w: Writer, eqn: Eqn, params: Params, inputs: Inputs, out: str) -> None:
-    w.node("Expand", [*inputs, _lengths(w, params["shape"])], out)
-
-
-def _lengths(w: Writer, shape: tuple[int | Rows, ...]) -> str:
-    """The name of a shape: fixed + times · rows."""
-    fixed = w.integers([0 if isinstance(n, Rows) else n for n in shape])
-    times = [n.times if isinstance(n, Rows) else 0 for n in shape]
-    if not any(times):
-        return fixed
-    return w.node("Add", [fixed, w.node("Mul", [w.integers(times), w.rows()])])
+    w.node("Expand", [*inputs, w.lengths(params["shape"])], out)
 
 
 _END = np.iinfo(np.int64).max
@@ -257,4 +240,4 @@ def form(op: Op, dtype: np.dtype[Any]) -> Callable[..., Value] | None:
     return wide or FORMS.get(op)
 
 
-__all__ = ["FORMS", "FORMS64", "NODES", "NONE", "Inputs", "Params", "Rows", "form"]
+__all__ = ["FORMS", "FORMS64", "NODES", "NONE", "Inputs", "Params", "form"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ IR_VERSION = 8
 """The version of the file format that came with this opset."""
 ROWS = "n"
 """The name of the open length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A length that is a multiple of the number of rows, which the file leaves open."""
+
+    times: int
 
 
 def library() -> Any:
@@ -53,8 +61,8 @@ class Writer:
         self._nodes: list[Any] = []
         self._tensors: dict[str, Any] = {}
         self._integers: dict[tuple[int, ...], str] = {}
-        self._repeated: dict[tuple[str, tuple[int, ...]], str] = {}
         self._used = {source, *reserved}
+        self._lengths: dict[tuple[int | Rows, ...], str] = {}
         self._rows = ""
 
     def name(self, wanted: str) -> str:
@@ -86,17 +94,18 @@ class Writer:
             self._integers[key] = self.tensor(array, self.name("integers"))
         return self._integers[key]
 
-    def repeated(self, name: str, shape: tuple[int, ...]) -> str:
-        """The name of an array repeated to a shape."""
-        if (name, shape) not in self._repeated:
-            out = self.node("Expand", [name, self.integers(shape)])
-            self._repeated[name, shape] = out
-        return self._repeated[name, shape]
-
-    def rows(self) -> str:
-        """The name of the number of rows, int64 (1,)."""
-        self._rows = self._rows or self.node("Shape", [self.source], start=0, end=1)
-        return self._rows
+    def lengths(self, shape: Sequence[int | Rows]) -> str:
+        """The name of a shape, int64 (axes,): fixed lengths + times · rows."""
+        key = tuple(shape)
+        fixed = self.integers([0 if isinstance(n, Rows) else n for n in key])
+        times = [n.times if isinstance(n, Rows) else 0 for n in key]
+        if not any(times):
+            return fixed
+        if key not in self._lengths:  # written once: runtimes take long to simplify thousands
+            self._rows = self._rows or self.node("Shape", [self.source], start=0, end=1)
+            grown = self.node("Mul", [self.integers(times), self._rows])
+            self._lengths[key] = self.node("Add", [fixed, grown])
+        return self._lengths[key]
 
     def element_type(self, dtype: DTypeLike) -> int:
         """ONNX's number of a dtype."""
@@ -131,4 +140,4 @@ class Writer:
         return self.onnx.helper.make_tensor_value_info(name, kind, shape)
 
 
-__all__ = ["IR_VERSION", "OPSET", "Writer", "library"]
+__all__ = ["IR_VERSION", "OPSET", "Rows", "Writer", "library"]
