@@ -56,8 +56,7 @@ def test_blocks_are_those_of_the_slow_copy(key: tuple[int, int], counter: tuple[
     assert block(key, counter) == threefry(key, counter)
 
 
-def test_a_changed_round_is_seen() -> None:
-    """One bit of key or counter changes about half of the bits of a block."""
+def test_one_bit_of_the_counter_changes_half_of_the_block() -> None:
     flips = [(0, bit) for bit in range(32)] + [(1, bit) for bit in range(32)]
     one = threefry((7, 9), (3, 5))
     for part, bit in flips:

@@ -95,8 +95,7 @@ class Pass:
         return x + self._skips.pop()
 
     def _batch_norm(self, p: Place, layer: BatchNorm, x: Value) -> Value:
-        names = mean_name, var_name = tuple(p.statistics)
-        mean, variance = (F.stop_gradient(self.params[name]) for name in names)
+        mean, variance = (F.stop_gradient(self.params[name]) for name in p.statistics)
         gain, shift = self.params[f"g/{p.own}"], self.params[f"h/{p.own}"]
         if not self.training:
             return (x - mean) / F.sqrt(variance + layer.eps) * gain + shift
@@ -108,11 +107,9 @@ class Pass:
                 where=p.where,
                 fix="set training.batch_size to 2 or more, or take layer_norm",
             )
-        unit, batch_mean, batch_variance = _standardised(x, 0, layer.eps)
-        for name, old, new in (
-            (mean_name, mean, batch_mean),
-            (var_name, variance, batch_variance * (rows / (rows - 1))),
-        ):
+        unit, *moments = _standardised(x, 0, layer.eps)
+        moments[1] = moments[1] * (rows / (rows - 1))
+        for name, old, new in zip(p.statistics, (mean, variance), moments, strict=True):
             new = F.stop_gradient(F.reshape(new, (-1,)))
             self.statistics[name] = (1.0 - layer.momentum) * old + layer.momentum * new
         return unit * gain + shift

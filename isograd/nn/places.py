@@ -69,7 +69,8 @@ class Place:
         n_in, n_out: features before and after.
         spec: the layer of the spec (None where a skip connection closes).
         path: its place in the spec.
-        phi: for weights, the activation at hand (see `initialisers`).
+        phi: for weights, the activation at hand (see `initialisers`); the identity stands for one
+            that is not elementwise.
     """
 
     part: Part
