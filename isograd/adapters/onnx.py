@@ -204,7 +204,8 @@ def translate(writer: Writer, graph: OpenGraph) -> None:
         # ONNX Runtime (1.31) takes a constant factor beside a product of matrices for a float32,
         # if it is a single number.
         number = source.spec.size == 1 and source.spec.dtype == np.float64
-        return whole(var if number and reader in (Op.MUL, Op.DIV) else source)
+        name = whole(source)
+        return writer.variable(name) if number and reader in (Op.MUL, Op.DIV) else name
 
     def write(eqn: Eqn, params: Params, inputs: Inputs) -> str:
         out = writer.name(graph.names.get(eqn.output, eqn.op.value))

@@ -63,7 +63,8 @@ class Writer:
         self._integers: dict[tuple[int, ...], str] = {}
         self._used = {source, *reserved}
         self._lengths: dict[tuple[int | Rows, ...], str] = {}
-        self._rows = ""
+        self._rows = self._one = ""
+        self._variable: dict[str, str] = {}
 
     def name(self, wanted: str) -> str:
         """The name, or if it is in use the name with a number behind it."""
@@ -102,10 +103,24 @@ class Writer:
         if not any(times):
             return fixed
         if key not in self._lengths:  # written once: runtimes take long to simplify thousands
-            self._rows = self._rows or self.node("Shape", [self.source], start=0, end=1)
-            grown = self.node("Mul", [self.integers(times), self._rows])
+            grown = self.node("Mul", [self.integers(times), self._count()])
             self._lengths[key] = self.node("Add", [fixed, grown])
         return self._lengths[key]
+
+    def variable(self, name: str) -> str:
+        """The name of a float64 array of the same values, which no runtime takes for constant."""
+        if name not in self._variable:
+            if not self._one:
+                zero = self.node("Mul", [self.integers([0]), self._count()])
+                one = self.node("Add", [self.integers([1]), zero])
+                self._one = self.node("Cast", [one], to=self.element_type(np.float64))
+            self._variable[name] = self.node("Mul", [name, self._one])
+        return self._variable[name]
+
+    def _count(self) -> str:
+        """The name of the number of rows, int64 (1,)."""
+        self._rows = self._rows or self.node("Shape", [self.source], start=0, end=1)
+        return self._rows
 
     def element_type(self, dtype: DTypeLike) -> int:
         """ONNX's number of a dtype."""
