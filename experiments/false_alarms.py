@@ -40,7 +40,8 @@ from isograd.nn import (
     Training,
     Xavier,
 )
-from isograd.training.loop import fit, load_split
+from isograd.training.loop import fit
+from isograd.training.start import load_split
 
 # data set: outputs, loss, epochs, accuracy of guessing, accuracy of a network that trains
 TASKS = {

@@ -19,7 +19,8 @@ from isograd.errors import IsogradError
 from isograd.nn.toml import load as load_spec
 from isograd.report import doctor
 from isograd.training.data import from_arrays
-from isograd.training.loop import fit, predict
+from isograd.training.loop import fit
+from isograd.training.scores import predict
 
 __all__ = [
     "ArraySpec",

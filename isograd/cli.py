@@ -6,10 +6,12 @@ Exit codes: 0 healthy or cured, or done; 1 sick, and not cured; 2 unusable input
 
 from __future__ import annotations
 
+import enum
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from msgspec.structs import replace
@@ -37,9 +39,27 @@ _err = Console(markup=False, emoji=False, highlight=False, stderr=True)
 _SpecArgument = Annotated[
     Path, typer.Argument(metavar="SPEC", help="A TOML file; `isograd init` writes one.")
 ]
+_RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+_TrainedArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run, or its weights alone.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md) and nothing else.")]
 _Seed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Instead of the seed in the spec.")
+]
+
+
+_Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="The folder that relative paths of data start from; by default the spec's."
+    ),
+]
+_Checkpoint = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-seconds", min=0, help="From one checkpoint to the next; 0: every step."
+    ),
 ]
 
 
@@ -83,6 +103,7 @@ def doctor(
         Path | None,
         typer.Option(help="Where to write the cured spec; by default beside the old one."),
     ] = None,
+    data: _Data = None,
 ) -> None:
     """Train a network, say why it does not train, and prove what cures it."""
     from isograd.nn.toml import loads, read
@@ -90,7 +111,7 @@ def doctor(
     from isograd.report import json as as_json
     from isograd.report.progress import progress_bar
     from isograd.report.terminal import show_diagnosis, show_trials
-    from isograd.training.run import SPEC, base_of
+    from isograd.training.folder import SPEC, base_of
 
     path, old = target, target
     if target.is_dir():
@@ -101,11 +122,7 @@ def doctor(
     if seed is not None:
         spec, text = _reseeded(spec, text, seed)
     if out is not None and out.exists():
-        raise RunError(
-            "a cured spec is never written over a file",
-            came=f"{out} exists",
-            fix="give another --out",
-        )
+        raise _over(out)
 
     with progress_bar(_err, quiet=json) as bar:
 
@@ -122,7 +139,7 @@ def doctor(
             spec,
             text=text,
             name=path.name,
-            base=old.parent,
+            base=data or old.parent,
             trials=trials,
             seeds=seeds,
             jobs=jobs,
@@ -164,41 +181,87 @@ def train(
     ] = None,
     json: _Json = False,
     seed: _Seed = None,
+    data: _Data = None,
+    checkpoint_seconds: _Checkpoint = 30.0,
 ) -> None:
     """Train a network, and keep spec, telemetry, weights and result in a folder."""
-    from isograd.diagnosis import examine
     from isograd.nn.toml import loads, read
-    from isograd.report import json as as_json
-    from isograd.report.progress import progress_bar
-    from isograd.report.terminal import show_outcome
-    from isograd.training.loop import load_split
-    from isograd.training.run import new_folder
+    from isograd.training.folder import new_folder
     from isograd.training.run import train as run
+    from isograd.training.start import load_split
 
     text = read(spec)
     parsed = loads(text, where=str(spec))
     if seed is not None:
         parsed, text = _reseeded(parsed, text, seed)
-    split = load_split(parsed, spec.parent)
+    base = data or spec.parent
+    split = load_split(parsed, base)
     folder = out or new_folder(spec, Path("runs"))
+    _trained(
+        "train",
+        folder,
+        json,
+        lambda told: run(
+            *(parsed, text, split, folder),
+            base=base,
+            progress=told,
+            checkpoint_seconds=checkpoint_seconds,
+        ),
+        split,
+    )
+
+
+@app.command(epilog="Examples:\n\nisograd resume runs/spec-001")
+def resume(
+    run: _RunArgument,
+    json: _Json = False,
+    data: _Data = None,
+    checkpoint_seconds: _Checkpoint = 30.0,
+) -> None:
+    """Go on with a run that was interrupted, to the same end as if it had not been."""
+    from isograd.training.folder import open_run
+    from isograd.training.run import resume as go_on
+    from isograd.training.start import load_split
+
+    stored = open_run(run)
+    split = load_split(stored.spec, data or stored.base)
+    _trained(
+        "resume",
+        run,
+        json,
+        lambda told: go_on(run, split=split, progress=told, checkpoint_seconds=checkpoint_seconds),
+        split,
+    )
+
+
+def _trained(
+    command: str, folder: Path, json: bool, work: Callable[[Callable[[Any], None]], Any], split: Any
+) -> NoReturn:
+    """Train, with a bar; then say how it ended, what is wrong, and what comes next."""
+    from isograd.diagnosis import examine
+    from isograd.report import json as as_json
+    from isograd.report.progress import progress_bar
+    from isograd.report.terminal import show_outcome
+
     with progress_bar(_err, quiet=json) as bar:
-        outcome = run(
-            parsed,
-            text,
-            split,
-            folder,
-            base=spec.parent,
-            progress=lambda p: bar("training", p.step, p.steps, f"loss {p.loss:.4g}"),
-        )
+
+        def told(p: Any) -> None:
+            held_out = "" if p.validation is None else f", validation {p.validation:.4g}"
+            bar("training", p.step, p.steps, f"loss {p.loss:.4g}{held_out}")
+
+        outcome = work(told)
     diagnosis = examine(outcome, split)
     if json:
         content = {"run": str(folder), "outcome": as_json.outcome(outcome)}
         content["diagnosis"] = as_json.diagnosis(diagnosis)
-        print(as_json.dumps("train", content), flush=True)
+        print(as_json.dumps(command, content), flush=True)
     else:
         show_outcome(_out, outcome)
         _say(f"{diagnosis.verdict}: {diagnosis.reason}")
-        _say(f"kept in {folder}; look at it with\n\n  isograd show {folder}\n")
+        if outcome.stopped == "interrupted":
+            _say(f"kept in {folder}; go on with\n\n  isograd resume {folder}\n")
+        else:
+            _say(f"kept in {folder}; look at it with\n\n  isograd show {folder}\n")
     if outcome.stopped == "interrupted":
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(SICK if diagnosis.verdict == "sick" else HEALTHY)
@@ -208,14 +271,14 @@ def train(
     epilog="Examples:\n\nisograd show runs/spec-001\n\nisograd show runs/spec-001 --json | jq ."
 )
 def show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: _RunArgument,
     json: _Json = False,
 ) -> None:
     """Diagnose a run from its telemetry, even while it is being written."""
     from isograd.diagnosis import Case, diagnose
     from isograd.report import json as as_json
     from isograd.report.terminal import show_diagnosis
-    from isograd.training.run import open_run
+    from isograd.training.folder import open_run
 
     stored = open_run(run)
     diagnosis = diagnose(
@@ -234,6 +297,11 @@ def show(
     else:
         title, steps = f"{run} ({stored.stopped})", len(stored.telemetry.records)
         show_diagnosis(_out, stored.model, diagnosis, title=title, steps=steps)
+        if stored.resumable:
+            _say(
+                "not at its end; unless another process still trains it, go on with\n\n"
+                f"  isograd resume {run}\n"
+            )
     raise typer.Exit(SICK if diagnosis.verdict == "sick" else HEALTHY)
 
 
@@ -247,7 +315,7 @@ def runs(
     """List the runs in a folder."""
     from isograd.report import json as as_json
     from isograd.report.terminal import show_runs
-    from isograd.training.run import list_runs, open_run
+    from isograd.training.folder import list_runs, open_run
 
     stored, damaged = [], []
     for path in list_runs(root):
@@ -264,6 +332,81 @@ def runs(
     for problem in damaged:
         _complain(str(problem))
     raise typer.Exit(UNUSABLE if damaged else HEALTHY)
+
+
+@app.command(
+    epilog="Examples:\n\nisograd predict runs/spec-001 new.csv > predictions.csv\n\n"
+    "isograd predict runs/spec-001 digits --json"
+)
+def predict(
+    run: _TrainedArgument,
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A file as for training, or a data set by its name."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="A new .csv file; by default it is printed.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The file of labels beside one of images in idx format.")
+    ] = None,
+    json: _Json = False,
+) -> None:
+    """Say what a trained network makes of data: a line for each row."""
+    from isograd.report import json as as_json
+    from isograd.report.predictions import predictions
+    from isograd.training.folder import open_trained
+    from isograd.training.inputs import read_inputs
+
+    trained = open_trained(run)
+    rows = read_inputs(
+        data, trained.preparation, dtype=trained.spec.dtype, labels=labels, seed=trained.spec.seed
+    )
+    said = predictions(trained.model, trained.params, trained.preparation, rows.X, rows.y)
+    if json:
+        print(as_json.dumps("predict", {"run": str(run), **said.to_json()}), flush=True)
+        return
+    content = io.StringIO(newline="")
+    said.to_csv(content)
+    if out is None:
+        print(content.getvalue(), end="", flush=True)
+    else:
+        _write_new(out, content.getvalue())
+    _err.print(said.text(), soft_wrap=True)
+
+
+class Format(enum.StrEnum):
+    """What a network can be exported to."""
+
+    NPZ = "npz"
+    ONNX = "onnx"
+
+
+@app.command(
+    epilog="Examples:\n\nisograd export runs/spec-001 --to onnx\n\n"
+    "isograd export runs/spec-001 --to npz --out weights.npz"
+)
+def export(
+    run: _TrainedArgument,
+    to: Annotated[Format, typer.Option(help="npz: arrays by name. onnx: the network as a graph.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new file; by default RUN.npz or RUN.onnx, here.")
+    ] = None,
+) -> None:
+    """Write a trained network for other programs."""
+    from isograd.adapters.npz import to_npz
+    from isograd.adapters.onnx import save
+    from isograd.training.folder import open_trained
+
+    trained = open_trained(run)
+    path = out or Path(f"{run.absolute().name}.{to}")
+    if path.exists():
+        raise _over(path)
+    if to is Format.ONNX:
+        save(path, trained.model, trained.params, trained.preparation, dtype=trained.spec.dtype)
+    else:
+        to_npz(path, trained.params, trained.preparation, toml=trained.text)
+    _say(f"wrote {path}")
 
 
 @app.command(
@@ -305,16 +448,20 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("xb") as file:
             file.write(text.encode())
     except FileExistsError:
-        raise RunError(
-            "a spec is never written over a file", came=f"{path} exists", fix="give another name"
-        ) from None
+        raise _over(path) from None
     except OSError as error:
         raise RunError(
-            "the spec's folder must be writable",
+            "the folder of a new file must be writable",
             came=error.strerror or str(error),
             where=str(path),
-            fix="give a path that can be written (doctor: --out)",
+            fix="give a path that can be written, with --out",
         ) from None
+
+
+def _over(path: Path) -> RunError:
+    return RunError(
+        "nothing is written over a file", came=f"{path} exists", fix="give another name, or --out"
+    )
 
 
 def _say(text: str) -> None:

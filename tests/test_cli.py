@@ -29,7 +29,7 @@ from isograd.nn.template import TEMPLATE
 from isograd.nn.toml import diff, loads
 from isograd.report import Report
 from isograd.report.terminal import chart
-from isograd.training.run import RESULT, SPEC, STORE, open_run
+from isograd.training.folder import RESULT, SPEC, STORE, open_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -227,7 +227,7 @@ def test_the_template_names_all_that_can_be_chosen() -> None:
 def test_init_writes_over_nothing(command: Command) -> None:
     assert command("init").code == 0
     Path("spec.toml").write_text("dear")
-    refused(command("init"), "never written over", "spec.toml exists", "another name")
+    refused(command("init"), "nothing is written over", "spec.toml exists", "another name")
     assert Path("spec.toml").read_text() == "dear"
     refused(command("init", "no/where.toml"), "must be writable", "No such file", "no/where.toml")
     refused(command("init", "spec.toml/x"), "must be writable", "Not a directory")
@@ -273,7 +273,7 @@ def test_train_show_runs(command: Command) -> None:
     assert content["runs"][1]["result"] == stored.result
 
     refused(command("train", "ok.toml", "--out", "runs/three"), "must be new", "three exists")
-    refused(command("train", "ok.toml", "--out", "ok.toml/x"), "writable", "Not a directory")
+    refused(command("train", "ok.toml", "--out", "ok.toml/x"), "writable", "File exists")
 
 
 def test_no_runs(command: Command) -> None:
@@ -322,7 +322,7 @@ def test_a_run_of_which_nothing_is_recorded(command: Command, monkeypatch: Any) 
         assert command("train", "ok.toml", "--out", "one").code == 130
     answer = command("show", "one")
     assert answer.code == 0
-    assert "one (unfinished)" in answer.out
+    assert "one (interrupted)" in answer.out
     assert "UNKNOWN: 0 steps" in answer.out
     assert answer_of(command("show", "one", "--json"), "show")["diagnosis"]["verdict"] == "unknown"
 
@@ -330,15 +330,15 @@ def test_a_run_of_which_nothing_is_recorded(command: Command, monkeypatch: Any) 
 def test_ctrl_c_in_training(command: Command, monkeypatch: Any) -> None:
     from isograd.training import loop
 
-    real = loop._Run.records
+    real = loop._Run.steps
 
-    def records(run: Any, total: int) -> Iterator[Any]:
-        for record in real(run, total):
+    def steps(run: Any, total: int) -> Iterator[Any]:
+        for record, state in real(run, total):
             if record.step == 30:
                 raise KeyboardInterrupt
-            yield record
+            yield record, state
 
-    monkeypatch.setattr(loop._Run, "records", records)
+    monkeypatch.setattr(loop._Run, "steps", steps)
     Path("ok.toml").write_text(HEALTHY)
     answer = command("train", "ok.toml")
     assert answer.code == 130
@@ -491,7 +491,7 @@ def test_a_cured_spec_is_written_over_nothing(
     assert command("doctor", "sick.toml", "--out", "well.toml").code == 0
     assert Path("well.toml").read_text() == cure.written
     assert len(doctored) == 3
-    refused(command("doctor", "sick.toml", "--out", "well.toml"), "never", "well.toml exists")
+    refused(command("doctor", "sick.toml", "--out", "well.toml"), "over a file", "well.toml exists")
     assert len(doctored) == 3, "it is refused before the work"
     assert Path("sick.cured.toml").read_text() == "dear"
     assert Path("sick.toml").read_text() == SICK
@@ -503,7 +503,7 @@ def test_a_cured_spec_that_cannot_be_written(doctored: Any, command: Command) ->
     answer = command("doctor", "sick.toml", "--out", "no/where.toml")
     assert answer.code == 2
     assert "Recommended: " in answer.out
-    assert "isograd: the spec's folder must be writable" in answer.err
+    assert "isograd: the folder of a new file must be writable" in answer.err
     answer = command("doctor", "sick.toml", "--out", "no/where.toml", "--json")
     content = strict(answer.out)
     assert answer.code == 2

@@ -55,7 +55,8 @@ from isograd.nn.spec import Init, Layer, LeCun, Loss, Measure, Optimiser
 from isograd.telemetry.records import Site, Telemetry
 from isograd.telemetry.summary import Summary
 from isograd.training.data import Split
-from isograd.training.loop import Outcome, Progress, fit, load_split
+from isograd.training.loop import Outcome, Progress, fit
+from isograd.training.start import load_split
 
 NAMES = {
     "non-finite value",

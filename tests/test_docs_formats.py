@@ -16,13 +16,20 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import pytest
+import safetensors
 from documents import ROOT, Schema, by_kind, parse, read
 from msgspec.structs import replace
+from sklearn.datasets import load_iris
 
 from isograd import cli, nn
 from isograd.errors import SpecError
 from isograd.nn import spec as specs
+from isograd.nn.toml import loads
 from isograd.telemetry import KINDS
+from isograd.training.folder import CHECKPOINT, WEIGHTS
+from isograd.training.loop import Progress
+from isograd.training.run import train
+from isograd.training.start import load_split
 
 JSON, FORMATS = read("docs/json.md"), read("docs/formats.md")
 
@@ -67,6 +74,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("documents")
 
 
+def interrupted(folder: Path) -> Path:
+    """A run to go on with."""
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    spec = loads(SICK)
+    train(spec, SICK, load_split(spec), folder / "runs/spec-002", progress=stop)
+    return folder / "runs/spec-002"
+
+
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> dict[str, Any]:
     (folder / "spec.toml").write_text(SICK, encoding="utf-8")
@@ -82,6 +101,8 @@ def answers(folder: Path) -> dict[str, Any]:
         return {
             "doctor": ask("doctor", "spec.toml", "--jobs", "1", "--json"),
             "train": ask("train", "spec.toml", "--json"),
+            "resume": ask("resume", str(interrupted(folder)), "--json"),
+            "predict": ask("predict", "runs/spec-001", "iris", "--json"),
             "show": ask("show", "runs/spec-001", "--json"),
             "runs": ask("runs", "--json"),
         }
@@ -285,7 +306,8 @@ def test_a_wrong_key_type_default_or_range_is_seen() -> None:
 
 def test_files_of_a_run(answers: dict[str, Any], folder: Path) -> None:
     files = {path.name for path in (folder / "runs/spec-001").iterdir()}
-    assert set(FORMATS.column("the-folder-of-a-run", "file")) == files
+    documented = set(FORMATS.column("the-folder-of-a-run", "file"))
+    assert documented == files | {CHECKPOINT}, "it is gone once the run has ended"
 
 
 @pytest.fixture
@@ -306,9 +328,18 @@ def test_tables_of_a_run(database: sqlite3.Connection) -> None:
     text = (ROOT / "docs/formats.md").read_text("utf-8")
     facts = re.findall(r"`(\w+)`: ", FORMATS.tables["table-meta"][0]["meaning"])
     assert {name for (name,) in database.execute("SELECT name FROM meta")} == set(facts)
-    for pragma, shown in (("application_id", "0x69736F67"), ("user_version", "1")):
+    for pragma, shown in (("application_id", "0x69736F67"), ("user_version", "2")):
         assert database.execute(f"PRAGMA {pragma}").fetchone() == (int(shown, 0),)
         assert shown in text
+
+
+def test_headers_of_files_of_arrays(answers: dict[str, Any], folder: Path) -> None:
+    with safetensors.safe_open(folder / "runs/spec-001" / WEIGHTS, framework="numpy") as file:
+        header = file.metadata()
+    assert set(FORMATS.column("weights", "key")) == set(header)
+    assert header["version"] == "1"
+    facts = re.findall(r"`(\w+)`", FORMATS.tables["weights"][2]["content"])
+    assert set(json.loads(header["facts"])) == set(facts[:4])
 
 
 def test_queries_of_the_document_run(
@@ -329,9 +360,17 @@ def test_queries_of_the_document_run(
     query = re.search(r'"(SELECT .*)"', shell)
     assert query is not None
     assert database.execute(query[1]).fetchall() == loss[:-6:-1]
-    (python,) = [code for language, code in FORMATS.code if language == "python"]
+    python, weights = [code for language, code in FORMATS.code if language == "python"]
+    iris = load_iris()
+    rows = [iris.feature_names, *iris.data.tolist()]
+    text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    (folder / "new.csv").write_text(text, encoding="utf-8")
     namespace: dict[str, Any] = {}
     with chdir(folder):
+        exec(weights, namespace)
+        predicted = namespace["outputs"].argmax(axis=1)
+        names = [namespace["trained"].preparation.classes[i] for i in predicted]
+        assert names == answers["predict"]["predicted"]
         exec(python, namespace)
     assert len(namespace["telemetry"].records) == show["steps"]
 

@@ -469,7 +469,7 @@ def test_a_trained_network_answers_raw_rows_as_it_does_prepared_ones() -> None:
     bunch = load_iris()
     names = np.array(bunch.target_names)
     split = from_arrays(bunch.data, names[bunch.target], loss_kind="softmax_cross_entropy")
-    network = nn.Network((nn.Dense(8), nn.LayerNorm(), nn.Activation("gelu"), nn.Dense(3)))
+    network = nn.Network((nn.Dense(8), nn.BatchNorm(), nn.Activation("gelu"), nn.Dense(3)))
     outcome = fit(nn.Spec(nn.Data("arrays"), network, training=nn.Training(epochs=5)), split)
     model, params = outcome.model, outcome.params
     told = predictions(model, params, split.preparation, split.X_test, split.y_test)

@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 from isograd import nn
 from isograd.report.json import dumps
 from isograd.report.predictions import Predictions, predictions
-from isograd.training.loop import EVALUATION_ROWS
 from isograd.training.preparation import Preparation
+from isograd.training.scores import EVALUATION_ROWS
 
 NAMES = ("no", "yes, often", "名")
 

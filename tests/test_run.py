@@ -25,8 +25,9 @@ from isograd.nn.toml import loads
 from isograd.telemetry import Record, Store
 from isograd.training import loop
 from isograd.training.data import Split
-from isograd.training.loop import Outcome, Progress, load_split
-from isograd.training.run import (
+from isograd.training.folder import (
+    CHECKPOINT,
+    LOCK,
     RESULT,
     SPEC,
     STORE,
@@ -36,8 +37,10 @@ from isograd.training.run import (
     list_runs,
     new_folder,
     open_run,
-    train,
 )
+from isograd.training.loop import Outcome, Progress
+from isograd.training.run import resume, train
+from isograd.training.start import load_split
 
 TEXT = """\
 # A comment, which stays — ü.
@@ -87,7 +90,7 @@ def strict(text: str) -> Any:
 def test_everything_is_kept(split: Split, folder: Path) -> None:
     told: list[Progress] = []
     outcome = run(TEXT, split, folder, progress=told.append)
-    assert {p.name for p in folder.iterdir()} == {SPEC, STORE, WEIGHTS, RESULT}
+    assert {p.name for p in folder.iterdir()} == {SPEC, STORE, WEIGHTS, RESULT, LOCK}
     assert (folder / SPEC).read_text(encoding="utf-8") == TEXT
     weights = safetensors.numpy.load_file(folder / WEIGHTS)
     assert same_bits(weights, dict(outcome.params))
@@ -102,8 +105,9 @@ def test_everything_is_kept(split: Split, folder: Path) -> None:
     assert stored.constant == pytest.approx(math.log(3), rel=1e-6)
     assert stored.base == Path.cwd()
     assert stored.result == {
-        **{"stopped": "finished", "steps": 14, "seconds": outcome.seconds, "metric": "accuracy"},
-        **{"train": asdict(outcome.train), "test": asdict(outcome.test)},
+        **{"stopped": "finished", "steps": 14, "skipped": 0, "seconds": outcome.seconds},
+        **{"train": asdict(outcome.train), "test": asdict(outcome.test), "validation": None},
+        "metric": "accuracy",
     }
     assert strict((folder / RESULT).read_text()) == stored.result
 
@@ -214,7 +218,9 @@ def test_a_file_in_place_of_the_folder(split: Split, folder: Path) -> None:
     folder.write_text("dear")
     with pytest.raises(RunError, match="must be new"):
         run(TEXT, split, folder)
-    with pytest.raises(RunError, match=r"must be writable\n  came:  Not a directory\n  where: "):
+    with pytest.raises(
+        RunError, match=r"must be writable\n  came:  (File exists|Not a directory)\n  where: "
+    ):
         run(TEXT, split, folder / "below")
     assert folder.read_text() == "dear"
 
@@ -267,10 +273,10 @@ def test_an_interrupt_before_the_first_step(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "compile_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(TEXT, split, folder)
+    run(TEXT, split, folder)
     stored = open_run(folder)
-    assert (stored.stopped, stored.telemetry.records) == ("unfinished", ())
+    assert (stored.stopped, stored.telemetry.records) == ("interrupted", ())
+    assert stored.resumable
 
 
 def test_a_disk_that_fills_up_at_the_end(
@@ -279,11 +285,31 @@ def test_a_disk_that_fills_up_at_the_end(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("isograd.training.run.os.fsync", full)
-    with pytest.raises(RunError, match=r"writable\n  came:  No space left .*\n.*one\n.*free space"):
-        run(TEXT, split, folder)
-    assert {p.name for p in folder.iterdir()} == {SPEC, STORE}, "nothing by halves"
+    def last(progress: Progress) -> None:
+        if progress.step == progress.steps:
+            monkeypatch.setattr("isograd.training.files.os.fsync", full)
+
+    with pytest.raises(
+        RunError, match=r"writable\n  came:  No space left .*\n.*weights.*\n.*free space"
+    ):
+        run(TEXT, split, folder, progress=last)
+    monkeypatch.undo()
+    assert {p.name for p in folder.iterdir()} == {SPEC, STORE, CHECKPOINT, LOCK}, "none by halves"
     assert len(open_run(folder).telemetry.records) == 14
+    resume(folder)
+    assert open_run(folder).stopped == "finished"
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_folder(
+    split: Split, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("isograd.training.files.os.fsync", full)
+    with pytest.raises(RunError, match=r"writable\n  came:  No space left"):
+        run(TEXT, split, folder)
+    assert list(folder.parent.iterdir()) == []
 
 
 # --- damage
@@ -429,20 +455,16 @@ def test_a_process_that_is_ended(number: signal.Signals, tmp_path: Path) -> None
     assert stored.result is not None
     assert stored.result["steps"] == len(records)
     assert f"interrupted after {len(records)} steps".replace(" ", "") in "".join(out.split())
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {SPEC, STORE, WEIGHTS, RESULT}
+    kept = {SPEC, STORE, WEIGHTS, RESULT, LOCK, CHECKPOINT}
+    assert {p.name for p in (tmp_path / "one").iterdir()} == kept
+    assert "isogradresumeone" in "".join(out.split())
     assert err == ""
 
 
-@pytest.mark.parametrize("what", ["telemetry", "weights"])
-def test_a_limit_on_the_size_of_files(what: str, tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     """As a full disk: what was written stays, and the error says so."""
-    text, limit = LONG, 400_000
-    if what == "weights":  # 128 kB of them, and one step of telemetry
-        text = TEXT.replace("units = 6", "units = 4000").replace("epochs = 2", "epochs = 1")
-        text, limit = text + "\n[measure]\nfirst = 1\nevery = 0\n", 100_000
-    process = training(
-        tmp_path, text, f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
-    )
+    first = "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))"
+    process = training(tmp_path, LONG, first)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert out == ""
@@ -452,13 +474,22 @@ def test_a_limit_on_the_size_of_files(what: str, tmp_path: Path) -> None:
     assert stored.stopped == "unfinished"
     records = stored.telemetry.records
     assert [r.step for r in records] == list(range(len(records)))
-    if what == "weights":
-        assert "a run's folder must be writable\n  came:  File too large" in err
-        assert len(records) == 7
-    else:
-        assert "what was committed before is kept" in err
-        assert len(records) >= 64
-    assert {p.name for p in (tmp_path / "one").iterdir()} <= {SPEC, STORE, *SIDES}
+    assert "what was committed before is kept" in err
+    assert "`isograd resume one` goes on from step 0" in "".join(err.split("\n"))
+    assert len(records) >= 64
+    assert {p.name for p in (tmp_path / "one").iterdir()} <= {SPEC, STORE, CHECKPOINT, LOCK, *SIDES}
+
+
+def test_a_limit_that_the_first_checkpoint_meets(tmp_path: Path) -> None:
+    """128 kB of parameters and a limit below: no folder is left behind."""
+    text = TEXT.replace("units = 6", "units = 4000")
+    process = training(
+        tmp_path, text, "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert "a file must be writable\n  came:  File too large" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["spec.toml"]
 
 
 SIDES = (STORE + "-wal", STORE + "-shm", STORE + "-journal")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_optim import torch_rule
 
+from isograd.engine.graph import ArraySpec
 from isograd.nn import (
     SGD,
     Activation,
@@ -189,13 +190,14 @@ def ours(
     batches: Any,
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     layout = Layout(model.shapes)
-    rows = len(batches[0][0])
     rule = optimiser(kind, training)
-    step = compile_step(model, rule, layout, rows, np.dtype(np.float64))
+    specs = (ArraySpec(a.shape, a.dtype) for a in batches[0])
+    step = compile_step(model, rule, layout, *specs, np.zeros(2, np.uint32))
     theta, state, losses = layout.join(params), step.state, []
     for n in range(STEPS):
         x, y = batches[n % len(batches)]
-        theta, state, value, *_ = step.bare(theta, state, x, y, np.asarray(kind.lr))
+        args = (theta, state, {}, x, y, np.asarray(kind.lr), np.uint32(n))
+        theta, state, _, value, *_ = step.bare(*args)
         losses.append(float(value))
     return losses, parameters(layout, theta)
 
@@ -293,13 +295,12 @@ def test_error_signals_are_those_of_pytorch_s_hooks(rng: np.random.Generator) ->
     nn.functional.cross_entropy(output, torch.tensor(y)).backward()
 
     seen: dict[str, np.ndarray] = {}
-    step = compile_step(model, optimiser(SGD(), Training()), layout, len(x), np.dtype(np.float64))
+    specs = (ArraySpec(a.shape, a.dtype) for a in (x, y))
+    rule = optimiser(SGD(), Training())
+    step = compile_step(model, rule, layout, *specs, np.zeros(2, np.uint32))
+    args = (layout.join(params), step.state, {}, x, y, np.asarray(0.1), np.uint32(0))
     step.measured(
-        layout.join(params),
-        step.state,
-        x,
-        y,
-        np.asarray(0.1),
+        *args,
         observe=lambda site, array: seen.update({site: np.array(array)}),
     )
     assert len(deltas) == model.depth == 5

@@ -41,9 +41,11 @@ from isograd.nn import (
 )
 from isograd.nn.spec import Loss
 from isograd.telemetry import Exponents, Record, Site, Summary
-from isograd.training import loop
+from isograd.training import loop, scores
 from isograd.training.data import Split, from_arrays
-from isograd.training.loop import Outcome, Progress, Stopped, evaluate, fit, model_for, predict
+from isograd.training.loop import Outcome, Progress, Stopped, fit
+from isograd.training.scores import evaluate, predict
+from isograd.training.start import model_for
 
 ROWS, FEATURES, BATCH = 53, 4, 10
 TANH, RELU = Activation("tanh"), Activation("relu")
@@ -477,21 +479,50 @@ def test_a_run_that_diverges(measure: Measure) -> None:
     outcome = train(spec)
     records = outcome.telemetry.records
     check_stopped(outcome, "diverged", len(records))
-    assert 1 < len(records) < 12
-    *before, last = records
-    assert last.skipped
+    assert 5 < len(records) < 12
+    before, skipped = records[:-4], records[-4:]
+    assert all(r.skipped for r in skipped), "every batch of an epoch, in turn"
+    assert outcome.skipped == 4
     assert not any(r.skipped for r in before)
     assert all(math.isfinite(r.loss) for r in before)
-    assert not math.isfinite(last.loss)
-    assert last.summaries, "the step that was not finite is measured whatever the schedule"
-    assert (last.predicted, last.actual) == (None, None)
+    first = skipped[0]
+    assert not math.isfinite(first.loss)
+    assert first.summaries, "the first of them is measured whatever the schedule"
+    assert all(bool(r.summaries) == bool(measure.every) for r in skipped[1:])
+    assert (first.predicted, first.actual) == (None, None)
     split = split_for(spec)
-    rows = orders(spec.seed, len(split.X_train), 3)[last.step]
+    rows = orders(spec.seed, len(split.X_train), 3)[first.step]
     z = split.X_train[rows].astype(float) @ outcome.params["W/1"].T + outcome.params["b/1"]
-    got = last.summaries[Site("z", 1)]
+    got = first.summaries[Site("z", 1)]
     assert (got.min, got.max) == pytest.approx((z.min(), z.max()), rel=1e-5)
     kept = train(spec, steps=len(before))
-    assert same_bits(dict(outcome.params), dict(kept.params)), "as before the step"
+    assert same_bits(dict(outcome.params), dict(kept.params)), "as before the steps"
+
+
+def test_one_bad_row_costs_one_step_an_epoch() -> None:
+    """A row whose loss overflows is skipped, counted and reported; the others are learned from."""
+    spec = spec_of(
+        loss=HalfSquaredError(), dtype="float32", training=Training(epochs=5, batch_size=BATCH)
+    )
+    spec = edited(spec, network=edited(spec.network, layers=(Dense(5), TANH, Dense(2))))
+    split = split_for(spec)
+    y = split.y_train.copy()
+    y[17, 0] = 1e30  # its square is beyond float32
+    outcome = fit(spec, replace(split, y_train=y))
+    batches = orders(spec.seed, len(y), 5)
+    bad = [i for i, rows in enumerate(batches) if 17 in rows]
+    assert len(bad) >= 3
+    assert [r.step for r in outcome.telemetry.records if r.skipped] == bad
+    assert outcome.stopped == "finished"
+    assert outcome.skipped == len(bad)
+    assert all(np.isfinite(v).all() for v in outcome.params.values())
+    without = [i for i in range(len(batches)) if i not in bad]
+    losses = outcome.telemetry.losses()
+    assert losses[without[-1]] < losses[without[0]]
+    found = examine(outcome, split)
+    (finding,) = (f for f in found.findings if f.name == "non-finite value")
+    assert finding.evidence["steps_skipped"] == len(bad)
+    assert f"{len(bad)} of {len(batches)} steps were skipped" in finding.cause
 
 
 @pytest.mark.parametrize("lr", [1e39, 1e300, 1e38])
@@ -499,8 +530,8 @@ def test_an_update_that_is_not_finite_is_not_applied(lr: float) -> None:
     """Loss and gradient are finite, their product with the rate is not."""
     spec = edited(diverging(init=Normal(std=50.0)), optimiser=SGD(lr=lr))
     outcome = train(spec)
-    check_stopped(outcome, "diverged", 1)
-    (record,) = outcome.telemetry.records
+    check_stopped(outcome, "diverged", 4)
+    record = outcome.telemetry.records[0]
     assert math.isfinite(record.loss)
     assert record.grad_norm is not None
     assert math.isfinite(record.grad_norm)
@@ -521,11 +552,12 @@ def test_an_interrupt_keeps_what_was_measured(told: str) -> None:
 
     options: dict[str, Any] = {told: interrupt}
     outcome = train(spec_of(), **options)
-    check_stopped(outcome, "interrupted", 5)
-    five = train(spec_of(), steps=5)
-    assert outcome.telemetry.records == five.telemetry.records
-    assert same_bits(dict(outcome.params), dict(five.params))
-    assert outcome.test == five.test
+    steps = 5 if told == "progress" else 4  # a step counts once its record is safe
+    check_stopped(outcome, "interrupted", steps)
+    same = train(spec_of(), steps=steps)
+    assert outcome.telemetry.records == same.telemetry.records
+    assert same_bits(dict(outcome.params), dict(same.params))
+    assert outcome.test == same.test
 
 
 def test_an_interrupt_within_a_step() -> None:
@@ -594,7 +626,7 @@ def test_portions_make_the_whole(rows: int, monkeypatch: pytest.MonkeyPatch) -> 
     x, y = split.X_train[:rows], split.y_train[:rows]
     whole = predict(outcome.model, outcome.params, x)
     score = evaluate(outcome.model, outcome.params, x, y, "classes")
-    monkeypatch.setattr(loop, "EVALUATION_ROWS", 7)
+    monkeypatch.setattr(scores, "EVALUATION_ROWS", 7)
     portions = predict(outcome.model, outcome.params, x)
     assert portions.shape == (rows, 3)
     np.testing.assert_allclose(portions, whole, rtol=1e-13)
@@ -607,7 +639,7 @@ def test_portions_make_the_whole(rows: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_more_rows_than_a_portion_holds(extra: int, rng: np.random.Generator) -> None:
     spec = spec_of(Dense(2), TANH, Dense(3))
     outcome = train(spec, steps=0)
-    x = rng.standard_normal((loop.EVALUATION_ROWS + extra, FEATURES))
+    x = rng.standard_normal((scores.EVALUATION_ROWS + extra, FEATURES))
     p = outcome.params
     want = np.tanh(x @ p["W/1"].T + p["b/1"]) @ p["W/2"].T + p["b/2"]
     np.testing.assert_allclose(predict(outcome.model, p, x), want, rtol=1e-12, atol=1e-14)

@@ -37,7 +37,9 @@ from isograd.remedy.edits import set_activation, set_init
 from isograd.remedy.trials import judge, paired_effect, recommend
 from isograd.training import loop
 from isograd.training.data import Split, from_arrays
-from isograd.training.loop import Outcome, Score, fit, load_split
+from isograd.training.loop import Outcome, fit
+from isograd.training.scores import Score
+from isograd.training.start import load_split
 
 LEVEL = 0.05
 IRIS = Spec(
@@ -469,7 +471,8 @@ def test_a_run_that_diverged_is_tried_at_its_full_length() -> None:
     spec = msgspec.structs.replace(IRIS, network=Network(deep, init=Normal(std=1e6)))
     split = load_split(spec)
     baseline = fit(spec, split)
-    assert (baseline.stopped, len(baseline.telemetry.records)) == ("diverged", 1)
+    # One epoch of three batches, each of them skipped.
+    assert (baseline.stopped, len(baseline.telemetry.records)) == ("diverged", 3)
     calm = Candidate("calm", "", set_init(spec, He()), 1)
     got = prescribe(baseline, split, [calm], jobs=1)
     assert got.steps == 6  # 120 rows make 3 batches of 32, twice

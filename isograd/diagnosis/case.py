@@ -35,7 +35,7 @@ class Case:
         telemetry: what was measured.
         constant: the loss of the best constant output on the training part.
         rows: training rows.
-        stopped: how the run ended ("finished", "diverged", "interrupted", "unfinished").
+        stopped: how the run ended ("finished", "early", "diverged", "interrupted", "unfinished").
     """
 
     spec: Spec
@@ -59,6 +59,11 @@ class Case:
     def clean(self) -> tuple[Record, ...]:
         """Measured records whose step was applied."""
         return tuple(r for r in self.measured if not r.skipped)
+
+    @cached_property
+    def losses(self) -> NDArray[np.float64]:
+        """The losses of the steps that were applied."""
+        return np.array([r.loss for r in self.telemetry.records if not r.skipped], np.float64)
 
     @cached_property
     def profiles(self) -> tuple[Profile, ...]:
@@ -105,11 +110,11 @@ class Case:
     @cached_property
     def closing_loss(self) -> tuple[float, float]:
         """Mean loss of the last epoch's batches without the regularisation, and its error."""
-        losses = self.telemetry.losses()[-self.steps_per_epoch :]
+        losses = self.losses[-self.steps_per_epoch :]
+        if self.stopped == "diverged" or not np.isfinite(losses).all():
+            return math.inf, 0.0
         if not len(losses):
             return math.nan, math.nan
-        if not np.isfinite(losses).all():
-            return math.inf, 0.0
         mean, error = _mean_error(losses)
         return mean - self.penalty, error
 
@@ -137,7 +142,7 @@ class Case:
     @cached_property
     def falling(self) -> bool:
         """Whether the loss still falls at the end, at half its average pace or more."""
-        losses = self.telemetry.losses()
+        losses = self.losses
         if len(losses) < 8 or not np.isfinite(losses).all():
             return False
         quarters = [_mean_error(q) for q in np.array_split(losses, 4)]

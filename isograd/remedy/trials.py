@@ -28,7 +28,8 @@ from isograd.nn.losses import constant_loss
 from isograd.nn.spec import Measure, Spec
 from isograd.remedy.candidates import Candidate, random_edit
 from isograd.training.data import Split
-from isograd.training.loop import Outcome, Score, fit
+from isograd.training.loop import Outcome, fit
+from isograd.training.scores import Score
 
 LEVEL = 0.05
 """Probability of calling any of the candidates' effects clear when none has one."""

@@ -12,7 +12,8 @@ from isograd.nn.spec import Spec
 from isograd.nn.toml import diff, dumps, patch
 from isograd.remedy import Arm, Prescription, candidates, prescribe
 from isograd.training.data import Split
-from isograd.training.loop import Outcome, Progress, fit, load_split
+from isograd.training.loop import Outcome, Progress, fit
+from isograd.training.start import load_split
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from isograd._version import __version__
 from isograd.diagnosis import Diagnosis
 from isograd.remedy import Arm, Effect
 from isograd.report.doctor import Report
+from isograd.training.folder import StoredRun
 from isograd.training.loop import Outcome
-from isograd.training.run import StoredRun
 
 SCHEMA = 1
 
@@ -70,17 +70,24 @@ def outcome(o: Outcome) -> dict[str, Any]:
     return {
         "stopped": o.stopped,
         "steps": len(o.telemetry.records),
+        "skipped": o.skipped,
         "seconds": o.seconds,
         "layers": o.model.depth,
         "parameters": o.model.parameter_count,
         "train": dataclasses.asdict(o.train),
         "test": dataclasses.asdict(o.test),
+        "validation": dataclasses.asdict(o.validation) if o.validation else None,
     }
 
 
 def run(r: StoredRun) -> dict[str, Any]:
     """A run in its folder: where, how far, and how it ended."""
-    return {"run": str(r.path), "steps": len(r.telemetry.records), "result": r.result}
+    return {
+        "run": str(r.path),
+        "steps": len(r.telemetry.records),
+        "result": r.result,
+        "resumable": r.resumable,
+    }
 
 
 def diagnosis(d: Diagnosis) -> dict[str, Any]:

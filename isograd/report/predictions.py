@@ -16,7 +16,7 @@ from isograd.engine.dispatch import spec_of
 from isograd.engine.ops import Value
 from isograd.nn.model import Model
 from isograd.nn.spec import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from isograd.training.loop import Score, evaluate, predict
+from isograd.training.scores import Score, evaluate, predict
 
 if TYPE_CHECKING:
     from isograd.training.preparation import Preparation

@@ -15,8 +15,8 @@ from isograd.nn.model import Model
 from isograd.remedy import Arm, Prescription
 from isograd.remedy.trials import LEVEL
 from isograd.report.doctor import Report
+from isograd.training.folder import StoredRun
 from isograd.training.loop import Outcome
-from isograd.training.run import StoredRun
 
 _COLOURS = {
     "healthy": "green",
@@ -279,12 +279,18 @@ def show_runs(console: Console, runs: Sequence[StoredRun]) -> None:
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
-    """How a training run ended, in three lines."""
+    """How a training run ended, in a few lines."""
     steps = _count(len(outcome.telemetry.records), "step")
-    _print(console, f"{outcome.stopped} after {steps} in {outcome.seconds:.1f} s")
-    for part, score in (("training", outcome.train), ("test", outcome.test)):
-        share = _share(outcome.metric, score.accuracy)
-        _print(console, f"{part:<9}loss {_loss(score.loss)}, {share}")
+    how = "stopped early" if outcome.stopped == "early" else outcome.stopped
+    _print(console, f"{how} after {steps} in {outcome.seconds:.1f} s")
+    if outcome.skipped:
+        skipped = _count(outcome.skipped, "step")
+        _print(console, f"{skipped} skipped: loss, gradient or result was not finite")
+    parts = {"training": outcome.train, "validation": outcome.validation, "test": outcome.test}
+    for part, score in parts.items():
+        if score is not None:
+            share = _share(outcome.metric, score.accuracy)
+            _print(console, f"{part:<11}loss {_loss(score.loss)}, {share}")
 
 
 def _share(metric: str, value: float) -> str:

@@ -96,6 +96,8 @@ class Record:
         summaries: what was measured; empty in a step that was not.
         predicted, actual: change of the batch's loss by the update, as the gradient promised it
             and as it came; None in a step that was not measured.
+        validation, accuracy: loss and accuracy of the validation part after the step; None but in
+            the last step of an epoch, and without that part.
     """
 
     step: int
@@ -107,6 +109,8 @@ class Record:
     summaries: Mapping[Site, Summary] = field(default_factory=dict)
     predicted: float | None = None
     actual: float | None = None
+    validation: float | None = None
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,18 +15,21 @@ from isograd.errors import RunError
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import COLUMNS, Summary
 
-VERSION = 1
+VERSION = 2
 """Of the tables below; kept in the file as ``PRAGMA user_version``."""
 
 # "isog" in ASCII, kept as ``PRAGMA application_id``: tells a store from other SQLite files.
 _APPLICATION = 0x69736F67
 
+_RECORD = (
+    *("step", "epoch", "loss", "lr", "skipped", "grad_norm", "predicted", "actual"),
+    *("validation", "accuracy"),  # since version 2
+)
+
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE records (step INTEGER PRIMARY KEY, epoch, loss, lr, skipped, grad_norm,
-    predicted, actual
-);
+CREATE TABLE records (step INTEGER PRIMARY KEY, {", ".join(_RECORD[1:])});
 CREATE TABLE summaries (
     step, site, {", ".join(COLUMNS)}, PRIMARY KEY (step, site)
 ) WITHOUT ROWID;
@@ -87,13 +90,42 @@ class Store:
         try:
             with _connected(path, "rw") as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
-                # A crash of the machine may cost the last commits, one of the process costs none.
-                connection.execute("PRAGMA synchronous = NORMAL")
+                # What is committed is on the disk: a checkpoint relies on it.
+                connection.execute("PRAGMA synchronous = FULL")
                 connection.executescript(_SCHEMA)
                 return Store(path, connection, max(batch, 1))
         except RunError:
             path.unlink(missing_ok=True)
             raise
+
+    @staticmethod
+    def resume(path: str | Path, step: int, *, batch: int = 64) -> Store:
+        """An existing store, to write to from a step on; what it holds of later steps is dropped.
+
+        Args:
+            path: as for `open`.
+            step: the number of the next step.
+            batch: as for `create`.
+
+        Raises:
+            RunError: as `open`, or the file cannot be written.
+        """
+        Store.open(path).close()  # that it is one, of this version or an older
+        path = Path(path).absolute()
+        with _connected(path, "rw") as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version < VERSION:
+                raise RunError(
+                    f"a store to go on with must be of version {VERSION}",
+                    came=f"version {version}, written by an older isograd",
+                    where=str(path),
+                    fix="train anew",
+                )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            store = Store(path, connection, max(batch, 1))
+            store.cut(step)
+            return store
 
     @staticmethod
     def open(path: str | Path) -> Store:
@@ -110,9 +142,8 @@ class Store:
                 where=str(path),
                 fix="check the name of the run",
             )
-        with _connected(path, "ro") as connection:
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        with _connected(path, _mode_to_read(path)) as connection:
+            application, version = _identity(connection)
             if application != _APPLICATION:
                 raise RunError(
                     "a store must have been written by isograd",
@@ -167,7 +198,7 @@ class Store:
             # An interrupt may come between the commit and the line that notes it: the records
             # are then written again, to the same effect.
             connection.executemany(
-                f"INSERT OR REPLACE INTO records VALUES (?{', ?' * 7})",
+                f"INSERT OR REPLACE INTO records VALUES (?{', ?' * (len(_RECORD) - 1)})",
                 map(_record_row, self._pending),
             )
             connection.executemany(
@@ -180,6 +211,18 @@ class Store:
             )
         self._pending.clear()
         self._committed = time.monotonic()
+
+    def cut(self, step: int) -> None:
+        """Drop what is recorded of a step and of those after it; it is the next to be recorded.
+
+        Raises:
+            RunError: the file could not be written.
+        """
+        self._pending = [record for record in self._pending if record.step < step]
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM records WHERE step >= ?", (step,))
+            connection.execute("DELETE FROM summaries WHERE step >= ?", (step,))
+        self._last_step = step - 1
 
     def set_meta(self, name: str, value: str) -> None:
         """Put down a fact about the run as a whole, at once; the last value counts.
@@ -214,7 +257,7 @@ class Store:
             ):
                 site = sites.get(text) or sites.setdefault(text, Site.parse(text))
                 summaries.setdefault(step, {})[site] = Summary.from_row(row)
-            rows = connection.execute(
+            rows = connection.execute(  # an older version has fewer columns
                 "SELECT * FROM records WHERE step >= ? ORDER BY step", (since_step,)
             ).fetchall()
         return Telemetry(meta, tuple(_record(row, summaries.get(row[0], {})) for row in rows))
@@ -263,6 +306,25 @@ class Store:
                     connection.execute("ROLLBACK")
 
 
+def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Which program's file it is, and of which version."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return application, version
+
+
+def _mode_to_read(path: Path) -> str:
+    """ "ro", or "rw" where a writer was killed in a transaction that is to be undone first."""
+    with _explained(path), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as trial:
+        try:
+            _identity(trial)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+            return "rw"
+    return "ro"
+
+
 @contextmanager
 def _connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     """A connection that outlives the block, unless the block fails."""
@@ -307,6 +369,7 @@ def _record_row(record: Record) -> tuple[int | float | str | None, ...]:
         *(int(record.step), int(record.epoch), _storable(record.loss), _storable(record.lr)),
         *(int(record.skipped), _storable(record.grad_norm)),
         *(_storable(record.predicted), _storable(record.actual)),
+        *(_storable(record.validation), _storable(record.accuracy)),
     )
 
 
@@ -319,8 +382,5 @@ def _storable(x: float | None) -> float | str | None:
 
 def _record(row: tuple[Any, ...], summaries: dict[Site, Summary]) -> Record:
     step, epoch, loss, lr, skipped, *optional = row
-    norm, predicted, actual = (None if x is None else float(x) for x in optional)
-    return Record(
-        *(step, epoch, float(loss), float(lr), bool(skipped)),
-        *(norm, summaries, predicted, actual),
-    )
+    norm, *others = (None if x is None else float(x) for x in optional)
+    return Record(step, epoch, float(loss), float(lr), bool(skipped), norm, summaries, *others)

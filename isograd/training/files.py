@@ -16,21 +16,38 @@ def write_whole(path: str | Path, content: bytes) -> None:
         content: all of it.
 
     Raises:
-        RunError: if it cannot be written.
+        RunError: if it cannot be written; then what was there before is as it was.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".partial")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(
             "a file must be writable",
             came=error.strerror or str(error),
             where=str(path),
             fix="check its folder, permissions and free space",
         ) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where folders can be opened (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+__all__ = ["sync_folder", "write_whole"]

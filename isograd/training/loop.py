@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isograd.errors import DataError
-from isograd.nn.losses import loss
-from isograd.nn.model import Model, build
-from isograd.nn.spec import SoftmaxCrossEntropy, Spec
+from isograd.engine.graph import ArraySpec
+from isograd.engine.tree import flatten
+from isograd.nn.model import Model
+from isograd.nn.spec import Spec
 from isograd.optim.rules import optimiser
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
-from isograd.training.data import Split, Task, batches, load
-from isograd.training.step import Layout, Step, compile_step, parameters
+from isograd.training.data import Split, Task, batches
+from isograd.training.scores import Score, evaluate
+from isograd.training.start import Start, load_split, prepare, schedule_of
+from isograd.training.state import Best, State
+from isograd.training.step import Step, compile_step, parameters
 
-Stopped = Literal["finished", "diverged", "interrupted"]
-
-EVALUATION_ROWS = 4096  # rows per forward pass of an evaluation: bounds its memory
+Stopped = Literal["finished", "early", "diverged", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is: steps done of all, and the loss of the last."""
+    """Where a run is.
+
+    Attributes:
+        step, steps: steps done, of all.
+        loss: of the last step.
+        validation: loss of the validation part after the last epoch; None without one.
+    """
 
     step: int
     steps: int
     loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How well a part of the data is fitted.
-
-    Attributes:
-        loss: without the regularisation.
-        accuracy: share of right answers; in regression R², the share of variance explained.
-    """
-
-    loss: float
-    accuracy: float
+    validation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +50,15 @@ class Outcome:
 
     Attributes:
         spec, model: what was trained.
-        params: the parameters at the end; those before the step that was not finite, if one was.
+        params: learned parameters and statistics at the end, by site; with early stopping those
+            of the epoch with the least validation loss.
         telemetry: its records.
         train, test: scores at the end.
+        validation: likewise; None where there is no validation part.
         stopped: how it ended.
         seconds: wall time of the loop.
         task: of the data: "classes", "binary" or "regression".
+        state: from which `fit` can go on.
     """
 
     spec: Spec
@@ -69,77 +67,21 @@ class Outcome:
     telemetry: Telemetry
     train: Score
     test: Score
+    validation: Score | None
     stopped: Stopped
     seconds: float
     task: Task
+    state: State = field(compare=False, repr=False)
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were not applied, as they were not finite."""
+        return sum(record.skipped for record in self.telemetry.records)
 
     @property
     def metric(self) -> str:
         """What the scores' accuracy is called."""
         return "R²" if self.task == "regression" else "accuracy"
-
-
-def load_split(spec: Spec, base: Path | None = None) -> Split:
-    """The data of a spec; relative paths start from `base`."""
-    return load(spec.data, loss_kind=spec.network.loss, seed=spec.seed, dtype=spec.dtype, base=base)
-
-
-def model_for(spec: Spec, split: Split) -> Model:
-    """The spec's network, sized for the data.
-
-    Raises:
-        SpecError: if its last layer does not fit the classes or targets.
-    """
-    n_out = split.y_train.shape[1] if split.y_train.ndim == 2 else len(split.classes or ())
-    return build(spec.network, split.X_train.shape[1], n_out)
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run starts from.
-
-    Attributes:
-        model: the network.
-        params: its first parameters, by site.
-        rng: draws the order of the data.
-        batch_size: rows per step.
-    """
-
-    model: Model
-    params: Mapping[str, NDArray[Any]]
-    rng: np.random.Generator
-    batch_size: int
-
-
-def prepare(spec: Spec, split: Split) -> Start:
-    """Size and initialise the network of a spec; raises what `fit` raises, in less time."""
-    _require_match(spec, split)
-    model = model_for(spec, split)
-    n = len(split.X_train)
-    batch_size = spec.batch_size_for(n)
-    batches(n, batch_size, np.random.default_rng())  # refuses a batch that is too large
-    for_parameters, for_order = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(spec.seed).spawn(2)
-    )
-    return Start(model, model.init(for_parameters, spec.dtype), for_order, batch_size)
-
-
-def _require_match(spec: Spec, split: Split) -> None:
-    """Data that a caller hands over must have been made for this spec."""
-    x, y = split.X_train, split.y_train
-    labels = isinstance(spec.network.loss, SoftmaxCrossEntropy)
-    if x.dtype != spec.dtype:
-        fix = f"pass dtype={spec.dtype!r} to from_arrays"
-    elif y.dtype != (np.int64 if labels else x.dtype) or y.ndim != (1 if labels else 2):
-        fix = "pass loss_kind=spec.network.loss to from_arrays"
-    else:
-        return
-    raise DataError(
-        f"data must be {spec.dtype}, with targets as {spec.network.loss.__struct_config__.tag} "
-        "takes them",
-        came=f"X of {x.dtype}, y of {y.dtype} and shape {y.shape}",
-        fix=fix,
-    )
 
 
 def fit(
@@ -148,125 +90,172 @@ def fit(
     *,
     steps: int | None = None,
     sink: Callable[[Record], None] | None = None,
+    keep: Callable[[State], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    state: State | None = None,
+    records: Sequence[Record] = (),
 ) -> Outcome:
     """Train a network.
 
-    The same spec and data give the same bits. Two streams are drawn from the seed, one for the
-    parameters and one for the order of the data, so an edit of the network keeps the order.
+    The same spec and data give the same bits, in one go or resumed from any state.
 
     Args:
         spec: what to train, and how.
         split: the data; None loads those of the spec, relative paths from the current folder.
         steps: at most this many steps; None is the spec's epochs.
         sink: given each record as soon as it is there.
+        keep: given the state after each step.
         progress: told after each step.
+        state: where to go on, from a `keep` of the same spec and data; None starts anew.
+        records: of the steps before that state.
 
     Returns:
-        The outcome. A loss, a gradient or an update that is not finite ends the run as
-        *diverged*: the step is measured, recorded as skipped and not applied. Ctrl-C ends it as
-        *interrupted*.
+        The outcome. A step whose loss, gradient or result is not finite is measured, recorded as
+        skipped and not applied; when every batch of an epoch was skipped in turn, the run ends as
+        *diverged*. Ctrl-C ends it as *interrupted*, early stopping as *early*.
 
     Raises:
-        SpecError: if network and data do not fit, or the batch is larger than the data.
+        SpecError: if network and data do not fit, the batch is larger than the data, or memory
+            would not suffice.
         DataError: if the split was made for another dtype or loss.
         TheoryError: if the initialiser has no answer for the activation.
     """
     split = load_split(spec) if split is None else split
     start = prepare(spec, split)
-    model, batch_size = start.model, start.batch_size
-    layout = Layout(model.shapes)
-    rule = optimiser(spec.optimiser, spec.training)
-    step = compile_step(model, rule, layout, batch_size, np.dtype(spec.dtype))
-    total = spec.training.epochs * max(1, len(split.X_train) // batch_size)
-    total = total if steps is None else min(steps, total)
-
-    records: list[Record] = []
-    stopped: Stopped = "finished"
-    run = _Run(spec, split, start, step, layout)
+    total = start.steps if steps is None else min(steps, start.steps)
+    run = _Run(spec, split, start, state or start.state)
+    done = list(records)
+    before = run.state.seconds
     began = time.perf_counter()
     try:
-        for record in run.records(total):
-            records.append(record)
+        for record, after in run.steps(total):
             if sink is not None:
                 sink(record)
+            done.append(record)
+            run.state = dataclasses.replace(after, seconds=before + time.perf_counter() - began)
+            if keep is not None:
+                keep(run.state)
             if progress is not None:
-                progress(Progress(record.step + 1, total, record.loss))
-            if record.skipped:
-                stopped = "diverged"
-                break
+                progress(Progress(record.step + 1, total, record.loss, run.validation))
     except KeyboardInterrupt:
-        stopped = "interrupted"
-    seconds = time.perf_counter() - began
-    params = parameters(layout, run.theta)
+        pass  # the state is that after the last whole step
+    stopped: Stopped = run.over(total) or "interrupted"
+    model, params = start.model, run.params()
+
+    def score(x: NDArray[Any], y: NDArray[Any]) -> Score:
+        return evaluate(model, params, x, y, split.task)
+
+    held_out = len(split.X_validation) > 0
     return Outcome(
         spec=spec,
         model=model,
         params=params,
-        telemetry=Telemetry({"stopped": stopped}, tuple(records)),
-        train=evaluate(model, params, split.X_train, split.y_train, split.task),
-        test=evaluate(model, params, split.X_test, split.y_test, split.task),
+        telemetry=Telemetry({"stopped": stopped}, tuple(done)),
+        train=score(split.X_train, split.y_train),
+        test=score(split.X_test, split.y_test),
+        validation=score(split.X_validation, split.y_validation) if held_out else None,
         stopped=stopped,
-        seconds=seconds,
+        seconds=run.state.seconds,
         task=split.task,
+        state=run.state,
     )
 
 
 class _Run:
-    """A run in progress: θ and the rule's state change from step to step, nothing else does."""
+    """A run in progress. Its state is frozen; a step makes the next one."""
 
-    def __init__(self, spec: Spec, split: Split, start: Start, step: Step, layout: Layout) -> None:
-        self.spec, self.split, self.start = spec, split, start
-        self.step, self.layout, self.active = step, layout, start.model.active
-        self.theta, self.state = layout.join(start.params), step.state
-        with np.errstate(over="ignore"):  # a rate beyond the dtype is infinite in it: it diverges
-            self.lr = np.asarray(spec.optimiser.lr, spec.dtype)
+    def __init__(self, spec: Spec, split: Split, start: Start, state: State) -> None:
+        self.spec, self.split, self.start, self.state = spec, split, start, state
+        self.layout, self.active = start.layout, start.model.active
+        self.per_epoch = len(split.X_train) // start.batch_size
+        self.schedule = schedule_of(spec, self.per_epoch)
+        self.validation: float | None = None
 
-    def records(self, total: int) -> Iterator[Record]:
-        """Take `total` steps, and yield what was recorded of each."""
-        number, epoch, n = 0, 0, len(self.split.X_train)
-        while number < total:
-            for rows in batches(n, self.start.batch_size, self.start.rng):
-                if number == total:
-                    break
-                x, y = self.split.X_train[rows], self.split.y_train[rows]
-                yield self._take(number, epoch, x, y)
-                number += 1
-            epoch += 1
+    def over(self, total: int) -> Stopped | None:
+        """How the run has ended, if it has."""
+        stopping = self.spec.training.early_stopping
+        if self.state.streak >= self.per_epoch:
+            return "diverged"  # the parameters stood still, and every batch of an epoch has failed
+        if stopping is not None and self.state.waited >= stopping.patience:
+            return "early"
+        return "finished" if self.state.step >= total else None
 
-    def _take(self, number: int, epoch: int, x: NDArray[Any], y: NDArray[Any]) -> Record:
-        """One step; one that is not finite is measured whatever the schedule, and not applied."""
-        measure = self.spec.measure
-        due = number < measure.first or (
-            measure.every > 0 and (number - measure.first) % measure.every == 0
+    def params(self) -> dict[str, NDArray[Any]]:
+        """What the run has learned so far."""
+        best = self.state.best or self.state
+        return parameters(self.layout, best.theta) | dict(best.statistics)
+
+    def steps(self, total: int) -> Iterator[tuple[Record, State]]:
+        """Take steps, and yield the record of each and the state after it.
+
+        Whoever iterates puts that state into `state`, once the record is safe.
+        """
+        if self.over(total):
+            return
+        x, y = self.split.X_train, self.split.y_train
+        size = (self.start.batch_size,)
+        self.step: Step = compile_step(
+            self.start.model,
+            optimiser(self.spec.optimiser, self.spec.training),
+            self.layout,
+            ArraySpec(size + x.shape[1:], x.dtype),
+            ArraySpec(size + y.shape[1:], y.dtype),
+            self.start.key,
         )
+        while not self.over(total):
+            rng = np.random.default_rng()
+            rng.bit_generator.state = self.state.order
+            epoch = list(batches(len(x), *size, rng))
+            for rows in epoch[self.state.step % self.per_epoch :]:
+                record, after = self._take(x[rows], y[rows])
+                if after.step % self.per_epoch == 0:
+                    after = dataclasses.replace(after, order=rng.bit_generator.state)
+                    record, after = self._end_epoch(record, after)
+                yield record, after
+                if self.over(total):
+                    return
+
+    def _take(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[Record, State]:
+        """One step. One that is not finite is not applied; the first in a row is measured."""
+        state, measure = self.state, self.spec.measure
+        due = state.step < measure.first or (
+            measure.every > 0 and (state.step - measure.first) % measure.every == 0
+        )
+        factor = self.schedule.factor(state.schedule, state.step)
+        with np.errstate(over="ignore"):  # a rate beyond the dtype is infinite in it: it diverges
+            lr = np.asarray(self.spec.optimiser.lr * factor, self.spec.dtype)
+        number = np.asarray(state.step, np.uint32)
+        args = (state.theta, state.rule, dict(state.statistics), x, y, lr, number)
         summaries: dict[Site, Summary] = {}
-        theta, state, value, norm, slope = self._run(x, y, summaries if due else None)
-        skipped = not (math.isfinite(value) and math.isfinite(norm) and np.isfinite(theta).all())
-        if skipped and not due:
-            self._run(x, y, summaries)
+        theta, rule, statistics, value, norm, slope = self._run(args, summaries if due else None)
+        skipped = not all(
+            np.isfinite(array).all()
+            for array in (value, norm, theta, *flatten(rule)[0], *statistics.values())
+        )
+        if skipped and not due and state.streak == 0:
+            self._run(args, summaries)
         predicted = actual = None
         if summaries and not skipped:
-            after = self.step.loss(self.layout.split(theta), x, y)
+            after = self.step.loss(theta, state.statistics, x, y, number)
             predicted, actual = float(slope), float(after) - float(value)
-        if not skipped:
-            self.theta, self.state = theta, state
-        return Record(
-            step=number,
-            epoch=epoch,
+        record = Record(
+            step=state.step,
+            epoch=state.step // self.per_epoch,
             loss=float(value),
-            lr=float(self.lr),
+            lr=float(lr),
             skipped=skipped,
             grad_norm=float(norm),
             predicted=predicted,
             actual=actual,
             summaries=summaries,
         )
+        if skipped:
+            return record, dataclasses.replace(state, step=state.step + 1, streak=state.streak + 1)
+        losses = (state.losses[0] + record.loss, state.losses[1] + 1)
+        applied = dataclasses.replace(state, step=state.step + 1, streak=0, losses=losses)
+        return record, dataclasses.replace(applied, theta=theta, rule=rule, statistics=statistics)
 
-    def _run(
-        self, x: NDArray[Any], y: NDArray[Any], summaries: dict[Site, Summary] | None
-    ) -> tuple[Any, ...]:
-        args = (self.theta, self.state, x, y, self.lr)
+    def _run(self, args: tuple[Any, ...], summaries: dict[Site, Summary] | None) -> tuple[Any, ...]:
         if summaries is None:
             out: tuple[Any, ...] = self.step.bare(*args)
             return out
@@ -277,42 +266,24 @@ class _Run:
         out = self.step.measured(*args, observe=observe)
         return out
 
-
-def predict(model: Model, params: Mapping[str, NDArray[Any]], x: NDArray[Any]) -> NDArray[Any]:
-    """The network's output, in portions that bound the memory.
-
-    Args:
-        model, params: a network and its parameters.
-        x: (n, n_in).
-
-    Returns:
-        (n, n_out); logits for the cross-entropies.
-    """
-    portions = range(0, max(1, len(x)), EVALUATION_ROWS)
-    return np.concatenate([model(params, x[i : i + EVALUATION_ROWS]) for i in portions])
-
-
-def evaluate(
-    model: Model, params: Mapping[str, NDArray[Any]], x: NDArray[Any], y: NDArray[Any], task: Task
-) -> Score:
-    """Loss and accuracy on a part of the data; both NaN where the output is not finite.
-
-    Args:
-        model, params: a network and its parameters.
-        x, y: inputs and targets, as in a `Split`.
-        task: that of the `Split`: "classes", "binary" or "regression" (R² for accuracy).
-    """
-    with np.errstate(all="ignore"):
-        output = predict(model, params, x)
-        value = float(loss(model.network.loss, output, y))
-    if not np.isfinite(output).all():
-        return Score(math.nan, math.nan)
-    from sklearn.metrics import accuracy_score, r2_score  # slow to import: only when needed
-
-    if task == "regression":
-        with np.errstate(over="ignore"):  # of an output as large as that, R² is −inf
-            return Score(value, float(r2_score(y.astype(np.float64), output)))
-    if task == "binary":
-        return Score(value, float(accuracy_score(y > 0.5, output > 0)))
-    labels = y.argmax(axis=1) if y.ndim == 2 else y
-    return Score(value, float(accuracy_score(labels, output.argmax(axis=1))))
+    def _end_epoch(self, record: Record, state: State) -> tuple[Record, State]:
+        """Look at the validation part, tell the schedule, and keep the best parameters."""
+        split, best, waited = self.split, state.best, state.waited
+        total, count = state.losses
+        watched = total / count if count else math.nan
+        if len(split.X_validation):
+            params = parameters(self.layout, state.theta) | dict(state.statistics)
+            x, y = split.X_validation, split.y_validation
+            score = evaluate(self.start.model, params, x, y, split.task)
+            self.validation = watched = score.loss
+            record = dataclasses.replace(record, validation=score.loss, accuracy=score.accuracy)
+        stopping = self.spec.training.early_stopping
+        if stopping is not None:
+            least = best.loss if best else math.inf
+            waited = 0 if watched < least - stopping.min_delta else waited + 1
+            if watched < least:
+                best = Best(record.epoch, watched, state.theta, state.statistics)
+        told = self.schedule.observe(state.schedule, watched)
+        return record, dataclasses.replace(
+            state, schedule=told, losses=(0.0, 0), best=best, waited=waited
+        )

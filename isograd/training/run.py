@@ -1,90 +1,44 @@
-"""The folder of a run: its spec, its telemetry, its weights and its result.
-
-RUN/spec.toml             what was trained, word for word
-RUN/telemetry.sqlite      every record, written during the run
-RUN/weights.safetensors   the parameters, by site
-RUN/result.json           how it ended; absent while it runs, and after a crash
-"""
+"""Runs that are kept in folders: trained, interrupted, and gone on with."""
 
 from __future__ import annotations
 
 import json
 import os
-import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
 
 import msgspec
-import safetensors.numpy
 
-from isograd.errors import RunError
+from isograd.errors import DataError, RunError
 from isograd.nn.losses import constant_loss
-from isograd.nn.model import Model, build
 from isograd.nn.spec import Spec
-from isograd.nn.toml import load
-from isograd.telemetry.records import Site, Telemetry
+from isograd.nn.toml import dumps, loads
+from isograd.telemetry.records import Record
 from isograd.telemetry.store import Store
-from isograd.training.data import Split
-from isograd.training.loop import Outcome, Progress, Stopped, fit, prepare
-
-SPEC, STORE, WEIGHTS, RESULT = (
-    "spec.toml",
-    "telemetry.sqlite",
-    "weights.safetensors",
-    "result.json",
+from isograd.training import sealed
+from isograd.training.data import Preparation, Split
+from isograd.training.files import sync_folder, write_whole
+from isograd.training.folder import (
+    CHECKPOINT,
+    LOCK,
+    RESULT,
+    SPEC,
+    STORE,
+    WEIGHTS,
+    Result,
+    open_run,
+    writing,
 )
-FACTS = ("rows", "n_in", "constant", "base")  # of a run's data, kept in its store as JSON
+from isograd.training.loop import Outcome, Progress, fit
+from isograd.training.start import load_split, prepare
+from isograd.training.state import State, dump, restore
 
-
-class Result(TypedDict):
-    """How a run ended: the content of result.json; the scores as in `Outcome`, NaN as null."""
-
-    stopped: Stopped
-    steps: int
-    seconds: float
-    metric: str
-    train: dict[str, float | None]
-    test: dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run as it lies in its folder.
-
-    Attributes:
-        path: the folder.
-        base: the folder that relative data paths start from.
-        spec, model: what was, or is being, trained.
-        telemetry: what is written so far.
-        rows: training rows.
-        constant: loss of the best constant output.
-        result: how it ended; None while it runs, and after a crash.
-    """
-
-    path: Path
-    base: Path
-    spec: Spec
-    model: Model
-    telemetry: Telemetry
-    rows: int
-    constant: float
-    result: Result | None
-
-    @property
-    def stopped(self) -> str:
-        """How it ended; "unfinished" where no result is written."""
-        return self.result["stopped"] if self.result else "unfinished"
-
-
-def new_folder(spec_path: Path, root: Path) -> Path:
-    """The next free folder for a spec's runs: ROOT/NAME-001, -002, …"""
-    number = 1
-    while (root / f"{spec_path.stem}-{number:03d}").exists():
-        number += 1
-    return root / f"{spec_path.stem}-{number:03d}"
+CHECKPOINT_SECONDS = 30.0
+"""From one checkpoint to the next; more where writing one takes over a twentieth of that."""
 
 
 def train(
@@ -95,6 +49,7 @@ def train(
     *,
     base: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Outcome:
     """Train, and keep everything in a folder.
 
@@ -104,171 +59,217 @@ def train(
         folder: made by this call.
         base: the folder that relative data paths start from; None is the current one.
         progress: told after each step.
+        checkpoint_seconds: from one checkpoint to the next; 0 makes one after each step.
 
     Returns:
-        What `fit` returns. Ctrl-C ends the run early; all that was measured is kept.
+        What `fit` returns. Ctrl-C ends the run early; all that was measured is kept, and `resume`
+        goes on.
 
     Raises:
-        RunError: if the folder exists or cannot be written.
+        RunError: if the folder exists or cannot be written, or the disk is full; what was kept up
+            to then stays whole.
         SpecError, TheoryError: as `fit`, and no folder is made.
     """
-    prepare(spec, split)
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
+    state = prepare(spec, split).state
+    _make(folder, spec, text, split, state, (base or Path()).absolute())
+    return _train(folder, spec, split, state, (), progress, checkpoint_seconds)
+
+
+def resume(
+    folder: Path,
+    *,
+    split: Split | None = None,
+    base: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Outcome:
+    """Go on with a run that was interrupted, from its checkpoint.
+
+    It ends with the same bits as if it had never been interrupted, on the same machine with the
+    same versions of the libraries.
+
+    Args:
+        folder: of the run.
+        split: the data, where the spec says "arrays"; None loads those of the spec.
+        base, progress, checkpoint_seconds: as for `train`; base None is that of the run.
+
+    Raises:
+        RunError: the run has ended, another process trains it, or a file of it is damaged.
+        DataError: the data are no longer those that it began with.
+    """
+    stored = open_run(folder)
+    spec = stored.spec
+    if stored.stopped not in ("unfinished", "interrupted"):
         raise RunError(
-            "a run's folder must be new",
-            came=f"{folder} exists",
-            fix="give another --out, or leave it out for the next free name",
-        ) from None
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    with Store.create(folder / STORE) as store:
-        try:
-            (folder / SPEC).write_bytes(text.encode())
-        except OSError as error:
-            raise _unwritable(folder, error) from None
-        facts = {
-            "rows": len(split.X_train),
-            "n_in": split.X_train.shape[1],
-            "constant": constant_loss(spec.network.loss, split.y_train),
-            "base": str((base or Path()).absolute()),
-        }
-        for name, value in facts.items():
-            store.set_meta(name, json.dumps(value))
-        outcome = fit(spec, split, sink=store.write, progress=progress)
+            "a run to resume must have been interrupted",
+            came=f"one that has ended: {stored.stopped}",
+            where=str(folder),
+            fix="train anew, with other epochs in the spec",
+        )
+    with writing(folder):
+        arrays, facts = sealed.read(folder / CHECKPOINT, "checkpoint")
+    if loads(facts["spec"], anywhere=True) != spec:
+        raise RunError(
+            "a checkpoint must be of the spec beside it",
+            came=f"another spec in {SPEC} than the one that was trained",
+            where=str(folder / CHECKPOINT),
+            fix=f"undo the changes of {SPEC}, or train anew",
+        )
+    split = load_split(spec, base or stored.base) if split is None else split
+    if split.digest() != facts["data"]:
+        raise DataError(
+            "the data must be those that the run began with",
+            came="other values, rows or columns",
+            where=spec.data.source,
+            fix="restore the data, or train anew",
+        )
+    try:
+        state = restore(arrays, facts["state"], prepare(spec, split).state)
+    except RunError as error:
+        raise error.at(str(folder / CHECKPOINT)) from None
+    records = tuple(r for r in stored.telemetry.records if r.step < state.step)
+    return _train(folder, spec, split, state, records, progress, checkpoint_seconds)
+
+
+def _make(folder: Path, spec: Spec, text: str, split: Split, state: State, base: Path) -> None:
+    """A run's folder, which is there whole or not at all."""
+    if folder.exists():
+        raise _not_new(folder)
+    facts = {
+        "rows": len(split.X_train),
+        "n_in": split.X_train.shape[1],
+        "constant": constant_loss(spec.network.loss, split.y_train),
+        "base": str(base),
+    }
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with writing(folder):
+            made.chmod(0o777 & ~_umask())
+            with Store.create(made / STORE) as store:
+                for name, value in facts.items():
+                    store.set_meta(name, json.dumps(value))
+            (made / SPEC).write_bytes(text.encode())
+            write_whole(made / CHECKPOINT, _checkpoint(spec, split.digest(), state))
+            if folder.exists():
+                raise _not_new(folder)
+            made.rename(folder)
+            sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _train(
+    folder: Path,
+    spec: Spec,
+    split: Split,
+    state: State,
+    records: Sequence[Record],
+    progress: Callable[[Progress], None] | None,
+    seconds: float,
+) -> Outcome:
+    """Train from a state on, keeping telemetry and checkpoints; then weights and result."""
+    alone = sealed.locked(
+        folder / LOCK, "only one process may train a run", "wait for it, or train into another"
+    )
+    keeper = _Keeper(folder, spec, split, state, seconds)
+    try:
+        with alone, writing(folder), Store.resume(folder / STORE, state.step) as store:
+            (folder / RESULT).unlink(missing_ok=True)
+            keeper.store = store
+            try:
+                outcome = fit(
+                    spec,
+                    split,
+                    sink=store.write,
+                    keep=keeper,
+                    progress=progress,
+                    state=state,
+                    records=records,
+                )
+            except KeyboardInterrupt:  # a second one, while scores were taken
+                store.cut(keeper.state.step)
+                keeper.save()
+                raise
+            if outcome.stopped == "interrupted":
+                store.cut(outcome.state.step)
+                keeper.state = outcome.state
+                keeper.save()
+            store.commit()
+            _finish(folder, outcome, split.preparation)
+    except RunError as error:
+        fix = f"{error.fix}; then `isograd resume {folder}` goes on from step {keeper.saved}"
+        raise RunError(error.must, came=error.came, where=error.where, fix=fix) from error
+    return outcome
+
+
+class _Keeper:
+    """Writes a checkpoint now and then: told the state after each step."""
+
+    def __init__(
+        self, folder: Path, spec: Spec, split: Split, state: State, seconds: float
+    ) -> None:
+        self.path, self.spec, self.data = folder / CHECKPOINT, spec, split.digest()
+        self.state, self.saved, self.seconds = state, state.step, seconds
+        self.due = time.monotonic() + seconds
+        self.store: Store | None = None
+
+    def __call__(self, state: State) -> None:
+        self.state = state
+        if time.monotonic() >= self.due:
+            self.save()
+
+    def save(self) -> None:
+        """Write one; what was measured before it is on the disk before it."""
+        assert self.store is not None
+        began = time.monotonic()
+        self.store.commit()
+        write_whole(self.path, _checkpoint(self.spec, self.data, self.state))
+        self.saved = self.state.step
+        cost = time.monotonic() - began
+        self.due = began + (max(self.seconds, 20.0 * cost) if self.seconds else 0.0)
+
+
+def _checkpoint(spec: Spec, data: str, state: State) -> bytes:
+    arrays, facts = dump(state)
+    return sealed.pack("checkpoint", arrays, {"spec": dumps(spec), "data": data, "state": facts})
+
+
+def _finish(folder: Path, outcome: Outcome, preparation: Preparation) -> None:
+    """Write weights and result; a run that has ended by itself needs its checkpoint no longer."""
     result: Result = {
         "stopped": outcome.stopped,
         "steps": len(outcome.telemetry.records),
+        "skipped": outcome.skipped,
         "seconds": outcome.seconds,
         "metric": outcome.metric,
         "train": asdict(outcome.train),
         "test": asdict(outcome.test),
+        "validation": asdict(outcome.validation) if outcome.validation else None,
     }
-    try:
-        weights = safetensors.numpy.save(dict(outcome.params))
-        _replace(folder / WEIGHTS, weights)
-        _replace(folder / RESULT, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    return outcome
+    facts = {
+        "spec": (folder / SPEC).read_bytes().decode("utf-8-sig"),
+        "n_in": outcome.model.n_in,
+        "n_out": outcome.model.n_out,
+        "preparation": msgspec.to_builtins(preparation),
+    }
+    write_whole(folder / WEIGHTS, sealed.pack("weights", outcome.params, facts))
+    write_whole(folder / RESULT, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    if outcome.stopped != "interrupted":
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def _umask() -> int:
+    """The bits that new files lack; it can only be read by setting it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
-def _unwritable(folder: Path, error: OSError) -> RunError:
+def _not_new(folder: Path) -> RunError:
     return RunError(
-        "a run's folder must be writable",
-        came=error.strerror or str(error),
-        where=str(folder),
-        fix="check permissions and free space, or give another folder with --out",
+        "a run's folder must be new",
+        came=f"{folder} exists",
+        fix="give another --out, or leave it out for the next free name",
     )
-
-
-def open_run(folder: Path) -> StoredRun:
-    """Read a run, finished or not.
-
-    Raises:
-        RunError: if the folder is none of a run, or a file in it is damaged.
-    """
-    with _store(folder) as store:
-        telemetry = store.read()
-    spec = load(folder / SPEC)
-    facts = _facts(folder, telemetry.meta)
-    path = folder / RESULT
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=Result) if path.exists() else None
-    except (msgspec.MsgspecError, OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
-    model = build(spec.network, facts["n_in"])
-    _require_sites(folder, model, telemetry)
-    return StoredRun(
-        path=folder,
-        base=Path(facts["base"]),
-        spec=spec,
-        model=model,
-        telemetry=telemetry,
-        rows=facts["rows"],
-        constant=facts["constant"],
-        result=result,
-    )
-
-
-def base_of(folder: Path) -> Path:
-    """The folder that relative data paths in the spec of a run start from.
-
-    Raises:
-        RunError: as `open_run`.
-    """
-    with _store(folder) as store:
-        meta = store.meta()
-    return Path(_facts(folder, meta)["base"])
-
-
-@contextmanager
-def _store(folder: Path) -> Iterator[Store]:
-    """A run's store, to read from; what cannot be made sense of is damage."""
-    if not (folder / STORE).is_file():
-        raise RunError(
-            "a run must be a folder that training made",
-            came=f"{folder} has no {STORE}" if folder.is_dir() else f"{folder} is no folder",
-            fix="`isograd runs` lists those there are",
-        )
-    try:
-        with Store.open(folder / STORE) as store:
-            yield store
-    except RunError:
-        raise
-    except (struct.error, ArithmeticError, TypeError, ValueError) as error:  # bits that flipped
-        raise _damaged(folder / STORE, str(error).splitlines()[0]) from error
-
-
-def _require_sites(folder: Path, model: Model, telemetry: Telemetry) -> None:
-    """Every measured step has the same sites, and they are those of the network in the spec."""
-    names = [p.site.partition("/")[2] for p in model.weights]
-    kinds = ("z", "v", "delta", "W", "dW", "uW")
-    wanted = {Site.parse(f"{kind}/{name}") for kind in kinds for name in names}
-    wanted |= set(telemetry.sites())
-    for record in telemetry.measured():
-        if lacking := wanted - record.summaries.keys():
-            came = (
-                f"at step {record.step} it lacks {min(lacking)}, which {SPEC} or other steps have"
-            )
-            raise _damaged(folder / STORE, came)
-
-
-def _facts(folder: Path, meta: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        return {name: json.loads(meta[name]) for name in FACTS}
-    except KeyError as error:
-        raise _damaged(folder / STORE, f"it lacks {error}") from None
-    except ValueError as error:
-        raise _damaged(folder / STORE, str(error)) from None
-
-
-def _damaged(path: Path, came: str) -> RunError:
-    return RunError(
-        "a run's files must be whole",
-        came=came,
-        where=str(path),
-        fix="train again, or take a copy of the file from a backup",
-    )
-
-
-def list_runs(root: Path) -> list[Path]:
-    """Folders of runs under a folder, by name."""
-    if not root.is_dir():
-        return []
-    return sorted(p.parent for p in root.glob(f"*/{STORE}"))

@@ -20,8 +20,7 @@ from isograd.engine.passes import EXACT, WITHOUT_PROBES, optimise
 from isograd.engine.plan import plan
 from isograd.engine.trace import trace
 from isograd.engine.tree import map_leaves
-from isograd.nn.model import Model
-from isograd.nn.spec import SoftmaxCrossEntropy
+from isograd.nn.model import Model, Noise
 from isograd.optim.rules import Optimiser, global_norm
 
 
@@ -61,7 +60,7 @@ class Step:
         graph: what one step does; with probes.
         measured: runs it, and calls an observer at each probe.
         bare: the same without probes.
-        loss: the loss of a batch at given parameters.
+        loss: the loss of a batch, (θ, statistics, inputs, targets, number) to a scalar.
         state: the update rule's first state.
     """
 
@@ -73,59 +72,58 @@ class Step:
 
 
 def compile_step(
-    model: Model, rule: Optimiser, layout: Layout, batch_size: int, dtype: np.dtype[Any]
+    model: Model,
+    rule: Optimiser,
+    layout: Layout,
+    inputs: ArraySpec,
+    targets: ArraySpec,
+    key: NDArray[np.uint32],
 ) -> Step:
     """Trace, optimise and plan a training step.
 
-    The step maps (θ, state, inputs, targets, lr) to (θ, state, loss, ‖g‖, gᵀΔθ); the last is the
-    change of the loss that the step would make if the loss were linear. Its probes see, by site:
-    the input, every value of the forward pass and its cotangent, every parameter W, its gradient
-    dW and its update uW.
+    The step maps (θ, state, statistics, inputs, targets, lr, number) to (θ, state, statistics,
+    loss, ‖g‖, gᵀΔθ); the last is the change of the loss that the step would make if the loss were
+    linear. Its probes see, by site: the input, every value of the forward pass and its cotangent,
+    every parameter W, its gradient dW and its update uW.
 
     Args:
         model: the network.
         rule: the update rule.
         layout: of the model's parameters.
-        batch_size: rows of a batch.
-        dtype: float32 or float64.
+        inputs, targets: of a batch; the inputs' dtype is that of the parameters.
+        key: (2,) of the run's randomness; the number of the step, () uint32, is its counter.
     """
 
-    def step(theta: Value, state: Any, x: Value, y: Value, lr: Value) -> tuple[Any, ...]:
-        def risk(parts: Mapping[str, Value]) -> Value:
+    def step(
+        theta: Value, state: Any, statistics: Any, x: Value, y: Value, lr: Value, number: Value
+    ) -> tuple[Any, ...]:
+        def risk(parts: Mapping[str, Value]) -> tuple[Value, Any]:
             seen = {name: probe(array, name, f"d{name}") for name, array in parts.items()}
-            return model.loss(seen, x, y)
+            return model.train_loss(seen | statistics, x, y, Noise(key, number))
 
-        value, gradients = value_and_grad(risk)(layout.split(theta))
+        (value, statistics), gradients = value_and_grad(risk, has_aux=True)(layout.split(theta))
         gradient = layout.join(gradients)
         update, state = rule.update(gradient, state, lr, theta)
         for name, part in layout.split(update).items():
             probe(part, f"u{name}")
-        return theta + update, state, value, global_norm(gradient), total(gradient * update)
+        slope = total(gradient * update)
+        return theta + update, state, statistics, value, global_norm(gradient), slope
 
-    labels = isinstance(model.network.loss, SoftmaxCrossEntropy)
-    inputs = ArraySpec((batch_size, model.n_in), dtype)
-    targets = (
-        ArraySpec((batch_size,), np.dtype(np.int64))
-        if labels
-        else ArraySpec((batch_size, model.n_out), dtype)
-    )
+    def loss(theta: Value, statistics: Any, x: Value, y: Value, number: Value) -> Value:
+        params = layout.split(theta) | statistics
+        return model.train_loss(params, x, y, Noise(key, number))[0]
+
+    dtype = inputs.dtype
     start = rule.init(np.zeros(layout.size, dtype))
-    graph = optimise(
-        trace(
-            step,
-            ArraySpec((layout.size,), dtype),
-            map_leaves(lambda s: ArraySpec(np.shape(s), np.asarray(s).dtype), start),
-            inputs,
-            targets,
-            ArraySpec((), dtype),
-        )
-    ).graph
+    state = map_leaves(lambda s: ArraySpec(np.shape(s), np.asarray(s).dtype), start)
+    theta, lr = ArraySpec((layout.size,), dtype), ArraySpec((), dtype)
+    statistics = {name: ArraySpec(shape, dtype) for name, shape in model.statistics.items()}
+    number = ArraySpec((), np.dtype(np.uint32))
+    graph = optimise(trace(step, theta, state, statistics, inputs, targets, lr, number)).graph
     bare = optimise(graph, (WITHOUT_PROBES, *EXACT)).graph
-    params = {name: ArraySpec(shape, dtype) for name, shape in layout.shapes.items()}
-    loss = optimise(trace(model.loss, params, inputs, targets), (WITHOUT_PROBES, *EXACT)).graph
-    return Step(
-        graph, Executable(plan(graph)), Executable(plan(bare)), Executable(plan(loss)), start
-    )
+    alone = trace(loss, theta, statistics, inputs, targets, number)
+    alone = optimise(alone, (WITHOUT_PROBES, *EXACT)).graph
+    return Step(*(graph, *(Executable(plan(g)) for g in (graph, bare, alone)), start))
 
 
 def parameters(layout: Layout, theta: NDArray[Any]) -> dict[str, NDArray[Any]]:

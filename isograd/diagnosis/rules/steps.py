@@ -17,6 +17,8 @@ from isograd.telemetry.records import Record, Site
 
 def non_finite(case: Case) -> Finding | None:
     """The first value that is not finite, in the order of computation."""
+    skipped = [r for r in case.telemetry.records if r.skipped]
+    share = f" {len(skipped)} of {len(case.telemetry.records)} steps were skipped." * bool(skipped)
     for record in case.measured:
         for site in _computed(case.model):
             summary = record.summaries.get(site)
@@ -35,29 +37,31 @@ def non_finite(case: Case) -> Finding | None:
                     "nan": summary.nans,
                     "largest_before": before,
                     "largest_of_format": limit,
+                    "steps_skipped": len(skipped),
                 },
                 cause=(
                     f"{summary.nonfinite} of {summary.count} values at {site} are not finite; "
                     f"the largest magnitude computed before them was {before:.1e}, and "
-                    f"{case.spec.dtype} ends at {limit:.1e}."
+                    f"{case.spec.dtype} ends at {limit:.1e}.{share}"
                 ),
                 expectation=theory_text(case.expectation),
                 disproof=f"The same step in float64 would also be non-finite first at {site} "
                 "if the cause were not the range of the format.",
             )
-    last = case.telemetry.records[-1] if case.telemetry.records else None
-    if last is not None and last.skipped:
+    if skipped:
+        first = skipped[0]
         return Finding(
             name="non-finite value",
-            severity="fatal",
+            severity=severity(case, starved=False),
             layers=(),
-            step=last.step,
+            step=first.step,
             evidence={
-                "loss": last.loss,
-                "grad_norm": math.nan if last.grad_norm is None else last.grad_norm,
+                "loss": first.loss,
+                "grad_norm": math.nan if first.grad_norm is None else first.grad_norm,
+                "steps_skipped": len(skipped),
             },
-            cause="The loss or the norm of the gradient is not finite, every layer's values are: "
-            "the overflow is in the loss itself or in the sum of squares.",
+            cause="The loss, the norm of the gradient or what the update rule keeps is not finite, "
+            f"every layer's values are: the overflow is in a sum or a square of them.{share}",
             expectation=theory_text(case.expectation),
             disproof="A finite loss at the same parameters in float64.",
         )
@@ -191,7 +195,7 @@ def _times(room: float) -> str:
 
 def no_learning(case: Case) -> Finding | None:
     """The loss ends no lower than that of a constant output, and has stopped falling."""
-    if case.learns or (case.stopped == "finished" and case.falling):
+    if case.learns or (case.stopped in ("finished", "early") and case.falling):
         return None
     end, error = case.closing_loss
     return Finding(
