@@ -15,13 +15,15 @@ from threefry import keep
 
 import isograd
 from isograd.backends.numpy import Executable
-from isograd.diagnosis import Diagnosis, Expectation, Finding
+from isograd.diagnosis import Diagnosis, Expectation, Finding, examine
 from isograd.diagnosis.case import expectation
 from isograd.engine.plan import plan
 from isograd.errors import SpecError
 from isograd.nn import (
     LSUV,
+    SGD,
     Activation,
+    Adam,
     BatchNorm,
     Data,
     Dense,
@@ -37,6 +39,7 @@ from isograd.nn import (
     Scale,
     SoftmaxCrossEntropy,
     Spec,
+    Training,
     Uniform,
     Xavier,
     Zeros,
@@ -48,6 +51,9 @@ from isograd.nn.spec import Init, Layer
 from isograd.nn.toml import dumps, loads
 from isograd.remedy import candidates
 from isograd.remedy.edits import add_layer_norm, add_residuals, set_activation
+from isograd.telemetry.records import Site
+from isograd.training.data import Split, from_arrays
+from isograd.training.loop import Outcome, fit
 
 TANH, RELU, PRELU = Activation("tanh"), Activation("relu"), Activation("prelu")
 SWISH = Activation("swish", beta=0.7, learned=True)
@@ -532,3 +538,76 @@ def diagnosis(name: str) -> Diagnosis:
     finding = Finding(name, "fatal", (1,), 0, {}, "", "", "")
     outlook = Expectation(False, "", nan, nan, nan, nan, nan)
     return Diagnosis("sick", "", (finding,), None, None, None, outlook, 0.0)
+
+
+# Runs, and what is said of them
+
+RUNS: dict[str, tuple[Layer, ...]] = {
+    "dropout": (Dropout(0.1), Dense(16), RELU, Dropout(0.2), Dense(16), RELU, Dropout(0.2)),
+    "batch_norm": (Dense(16), BatchNorm(), RELU, Dense(16), BatchNorm(), RELU),
+    "rms_norm": (Dense(16), RMSNorm(), TANH, Dense(16), RMSNorm(), TANH),
+    "scale": (Dense(16), TANH, Scale(2.0), Dense(16), TANH, Scale(0.5, learned=False)),
+    "prelu": (Dense(16), PRELU, Dense(16), PRELU),
+    "swish": (Dense(16), SWISH, Dense(16), SWISH),
+    "residual": (Dense(16), Repeat(2, (Residual((BatchNorm(), PRELU, Dropout(0.1), Dense(16))),))),
+}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    """Two classes, told apart by a plane."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((240, 5))
+    return from_arrays(
+        x,
+        (x @ np.array([1, -1, 2, 0, 1.0]) > 0).astype(int),
+        loss_kind="softmax_cross_entropy",
+        dtype="float64",
+    )
+
+
+def examined(layers: tuple[Layer, ...], split: Split, **keys: Any) -> tuple[Outcome, Diagnosis]:
+    training = Training(epochs=keys.pop("epochs", 12), batch_size=20)
+    spec = spec_of(*layers, training=training, dtype="float64", seed=1, **keys)
+    outcome = fit(spec, split)
+    return outcome, examine(outcome, split)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_small_network_with_each_learns_and_is_healthy(name: str, split: Split) -> None:
+    outcome, said = examined(RUNS[name], split, optimiser=Adam(lr=0.01))
+    assert outcome.stopped == "finished"
+    assert outcome.test.accuracy > 0.85
+    assert said.verdict == "healthy", [f.name for f in said.findings]
+    moved = {site.kind for site in outcome.telemetry.sites()}
+    letters = {name[0] for name in outcome.model.shapes}
+    assert {kind for kind in moved if kind[0] == "u"} == {f"u{letter}" for letter in letters}
+    assert set(outcome.params) == {*outcome.model.shapes, *outcome.model.statistics}
+
+
+def test_running_moments_are_those_of_the_data(split: Split) -> None:
+    """What a batch normalisation of the inputs gathers: their mean and variance."""
+    outcome, _ = examined((BatchNorm(momentum=0.02), Dense(4), TANH), split, epochs=60)
+    x = split.X_train
+    np.testing.assert_allclose(outcome.params["mean/0"], x.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(outcome.params["var/0"], x.var(axis=0), rtol=0.2)
+
+
+def test_a_scale_that_starves_the_lower_layers_is_named(split: Split) -> None:
+    """Of a gain of a hundredth a layer the budget names the scale layers."""
+    layers = (Repeat(4, (Dense(16), TANH, Scale(0.01, learned=False))),)
+    _, said = examined(layers, split, optimiser=SGD(0.1))
+    found = {f.name: f for f in said.findings}
+    evidence = found["vanishing gradient"].evidence
+    assert evidence["budget_factors_decades"] == pytest.approx(-2.0, abs=1e-9)
+    assert "-2.00 from dropout and scale" in found["vanishing gradient"].cause
+    assert "scale layers are outside" in found["vanishing gradient"].expectation
+
+
+def test_a_network_that_starts_from_lsuv_learns(split: Split) -> None:
+    layers = (Repeat(6, (Dense(16), TANH)),)
+    outcome, said = examined(layers, split, init=LSUV(), optimiser=Adam(lr=0.01))
+    first = outcome.telemetry.records[0].summaries
+    for n in range(1, 8):
+        assert first[Site("z", n)].std == pytest.approx(1.0, rel=0.3)
+    assert said.verdict == "healthy", [f.name for f in said.findings]
