@@ -57,13 +57,18 @@ class Case:
 
     @cached_property
     def clean(self) -> tuple[Record, ...]:
-        """Measured records whose step was applied."""
-        return tuple(r for r in self.measured if not r.skipped)
+        """Measured records whose step was applied, at a learning rate above 0."""
+        return tuple(r for r in self.measured if not r.skipped and r.lr > 0)
 
     @cached_property
     def losses(self) -> NDArray[np.float64]:
         """The losses of the steps that were applied."""
         return np.array([r.loss for r in self.telemetry.records if not r.skipped], np.float64)
+
+    @cached_property
+    def rates(self) -> NDArray[np.float64]:
+        """The learning rates of the steps that were applied."""
+        return np.array([r.lr for r in self.telemetry.records if not r.skipped], np.float64)
 
     @cached_property
     def profiles(self) -> tuple[Profile, ...]:
@@ -141,12 +146,19 @@ class Case:
 
     @cached_property
     def falling(self) -> bool:
-        """Whether the loss still falls at the end, at half its average pace or more."""
+        """Whether the loss still falls at the end, at half its average pace or more.
+
+        The pace is that per learning rate taken: where a schedule ends, so does the way.
+        """
         losses = self.losses
         if len(losses) < 8 or not np.isfinite(losses).all():
             return False
-        quarters = [_mean_error(q) for q in np.array_split(losses, 4)]
-        (first, _), *_, (third, third_error), (fourth, fourth_error) = quarters
+        quarter = np.minimum(4.0 * way(self.rates), 3.0).astype(int)
+        parts = [losses[quarter == i] for i in range(4)]
+        if min(map(len, parts)) < 2:
+            return False  # of one step there is no telling chance from change
+        means = [_mean_error(part) for part in parts]
+        (first, _), *_, (third, third_error), (fourth, fourth_error) = means
         last = third - fourth
         # Three steps lead from the first quarter to the last; a steady fall makes them equal.
         steady = 6.0 * last > first - fourth > 0.0
@@ -164,6 +176,18 @@ class Case:
     def expectation(self) -> Expectation:
         """What theory says of the network as initialised."""
         return expectation(self.model)
+
+
+def way(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far along its way a training is in the middle of each step, from 0 to 1.
+
+    The way of a step is its learning rate: on a smooth loss, steps of gradient descent follow the
+    gradient flow, whose time is the sum of the rates. At a constant rate it is the number of steps.
+    """
+    top = rates.max(initial=0.0)
+    lengths = rates / top if 0.0 < top < math.inf else np.ones(len(rates))
+    ends = np.cumsum(lengths)
+    return np.asarray((ends - 0.5 * lengths) / ends[-1:])
 
 
 def _mean_error(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -257,4 +281,4 @@ def _not_covered(reason: str) -> Expectation:
     return Expectation(False, reason, nan, nan, nan, nan, nan)
 
 
-__all__ = ["TRAINABLE", "Case", "change", "expectation", "profile"]
+__all__ = ["TRAINABLE", "Case", "change", "expectation", "profile", "way"]

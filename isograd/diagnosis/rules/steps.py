@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -90,16 +91,38 @@ def _largest_before(case: Case, record: Record, site: Site) -> float:
 # --- learning rate
 
 
-def _promises(case: Case) -> list[tuple[int, float]]:
-    """(step, actual/predicted change of the batch's loss) where rounding leaves it a meaning."""
+class _Promise(NamedTuple):
+    """What came of the fall of a batch's loss that a step's gradient promised.
+
+    Args:
+        step: its number.
+        rate: its learning rate.
+        kept: actual over predicted change.
+    """
+
+    step: int
+    rate: float
+    kept: float
+
+
+def _promises(case: Case) -> list[_Promise]:
+    """Those of the steps where rounding leaves them a meaning."""
     unit = float(np.finfo(case.spec.dtype).eps)
     return [
-        (r.step, r.actual / r.predicted)
+        _Promise(r.step, r.lr, r.actual / r.predicted)
         for r in case.clean
         if r.predicted is not None
         and r.actual is not None
         and abs(r.predicted) > 100.0 * unit * abs(r.loss)
     ]
+
+
+def _medians(promises: list[_Promise]) -> tuple[float, float]:
+    """Of the rate, and of what was kept; NaN and 1 if there are none."""
+    if not promises:
+        return math.nan, 1.0
+    rates, kept = ([p.rate for p in promises], [p.kept for p in promises])
+    return float(np.median(rates)), float(np.median(kept))
 
 
 SHRINK = 0.25
@@ -110,36 +133,32 @@ algorithm 4.1). On a quadratic it means a step of more than one and a half times
 def learning_rate_too_high(case: Case) -> Finding | None:
     """Steps raise the loss of their own batch; or lower it by far less than promised, in vain."""
     promises = _promises(case)
-    opening = [(step, rho) for step, rho in promises if step < case.spec.measure.first]
+    opening = [p for p in promises if p.step < case.spec.measure.first]
     closing = promises[len(promises) // 2 :]
-
-    def median(window: list[tuple[int, float]]) -> float:
-        return float(np.median([rho for _, rho in window])) if window else 1.0
-
     # What blows up in the first steps may lie still later; what learns may overshoot a little.
     bounds = [(closing, 0.0)] if case.learns else [(closing, SHRINK), (opening, SHRINK)]
     for window, bound in bounds:
-        ratio = median(window)
-        if not ratio >= bound:
+        rate, kept = _medians(window)
+        if not kept >= bound:
             break
     else:
         return None
-    raising = float(np.mean([not rho >= 0.0 for _, rho in window]))
-    first, last = window[0][0], window[-1][0]
+    raising = float(np.mean([not p.kept >= 0.0 for p in window]))
+    first, last = window[0].step, window[-1].step
     return Finding(
         name="learning rate too high",
         severity="fatal" if not case.learns else "serious",
         layers=(),
-        step=next(step for step, rho in promises if not rho >= bound),
+        step=next(p.step for p in promises if not p.kept >= bound),
         evidence={
             "steps_that_raise_their_loss_share": raising,
-            "actual_over_predicted_median": ratio,
-            "learning_rate": case.spec.optimiser.lr,
+            "actual_over_predicted_median": kept,
+            "learning_rate": rate,
         },
         cause=(
-            f"In steps {first} to {last} the loss of a step's own batch changed by {ratio:.2f} of "
-            f"what its gradient promised (median), and {raising:.0%} of the steps raised it: they "
-            "overshoot the minimum along the step."
+            f"In steps {first} to {last}, at learning rates around {rate:.2g}, the loss of a "
+            f"step's own batch changed by {kept:.2f} of what its gradient promised (median), and "
+            f"{raising:.0%} of the steps raised it: they overshoot the minimum along the step."
         ),
         expectation="On a quadratic the ratio of actual to promised change is 1 − ½ of the step "
         f"over the best one: {SHRINK} at one and a half times the best step, 0 at twice.",
@@ -149,14 +168,19 @@ def learning_rate_too_high(case: Case) -> Finding | None:
 
 def learning_rate_too_low(case: Case) -> Finding | None:
     """The steps see no curvature, and lead too slowly to where the loss is low."""
-    recent = [rho for _, rho in _promises(case)]
-    recent = recent[len(recent) // 2 :]
-    predicted = [-r.predicted for r in case.clean if r.predicted is not None]
-    if not predicted or case.stopped == "diverged" or case.learned > 0.5:
+    # The predicted fall per learning rate: a schedule changes the one as the other.
+    slopes = [-r.predicted / r.lr for r in case.clean if r.predicted is not None]
+    if not slopes or case.stopped == "diverged" or case.learned > 0.5:
         return None
-    curvature = 1.0 - float(np.median(recent)) if recent else 0.0
+    # Where rounding leaves no promise a meaning, steps are straight as far as one can see.
+    judged = _promises(case) or [_Promise(r.step, r.lr, 1.0) for r in case.clean]
+    # Where a schedule starts or ends near 0, steps are short whatever the learning rate.
+    top = max(p.rate for p in judged)
+    judged = [p for p in judged if p.rate >= 0.5 * top]
+    rate, kept = _medians(judged[len(judged) // 2 :])
+    curvature = 1.0 - kept
     room = 0.5 / curvature if curvature > 0.0 else math.inf
-    promised = float(np.median(predicted)) * len(case.telemetry.records)
+    promised = float(np.median(slopes)) * math.fsum(case.rates)
     short = not case.learns and promised < 0.5 * case.constant
     # Where some layers stand still beside others, it is not the learning rate that is too low.
     update = case.profiles[-1].update
@@ -173,12 +197,13 @@ def learning_rate_too_low(case: Case) -> Finding | None:
             "actual_over_predicted_median": 1.0 - curvature,
             "promised_fall": promised,
             "learned_share": case.learned,
-            "learning_rate": case.spec.optimiser.lr,
+            "learning_rate": rate,
         },
         cause=(
             f"Over the whole run the steps promised a fall of the loss by {promised:.2g}, of "
-            f"{case.constant:.2g} that can be learned; and along a step the loss is straight to "
-            f"{abs(curvature):.1%}, so steps can be {_times(room)} longer."
+            f"{case.constant:.2g} that can be learned; and along steps at learning rates around "
+            f"{rate:.2g} the loss is straight to {abs(curvature):.1%}, so they can be "
+            f"{_times(room)} longer."
         ),
         expectation="On a quadratic the ratio of actual to predicted change is 1 − ½ of the step "
         "over the best one.",
