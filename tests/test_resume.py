@@ -195,7 +195,7 @@ def test_another_spec_or_other_data_are_refused(tmp_path: Path) -> None:
     run(folder, progress=stop_at(5))
     before = (folder / CHECKPOINT).read_bytes()
     (folder / SPEC).write_text(TEXT.replace("lr = 0.01", "lr = 0.02"))
-    with pytest.raises(RunError, match=r"must be of the spec beside it\n(.*\n)*.*undo the changes"):
+    with pytest.raises(RunError, match=r"must be the one that was trained\n(.*\n)*.*undo"):
         resume(folder)
     (folder / SPEC).write_text("# a comment changes nothing\n" + TEXT)
     with pytest.raises(DataError, match=r"must be those that the run began with"):

@@ -362,7 +362,7 @@ def test_other_damage(split: Split, folder: Path) -> None:
     database.execute("DELETE FROM meta WHERE name = 'rows'")
     database.commit()
     database.close()
-    with pytest.raises(RunError, match="it lacks 'rows'"):
+    with pytest.raises(RunError, match="missing required field `rows`"):
         base_of(folder)
     (folder / STORE).write_bytes(b"no database" * 1000)
     check_damaged(folder, STORE)
@@ -375,18 +375,14 @@ def test_telemetry_of_another_network(split: Split, folder: Path) -> None:
     run(TEXT, split, folder)
     layer = '  { kind = "dense", units = 3 },\n'
     (folder / SPEC).write_text(TEXT.replace(layer, 2 * layer))
-    with pytest.raises(RunError, match=r"whole\n  came:  at step 0 it lacks \w+/3, which spec"):
+    with pytest.raises(RunError, match=r"must be the one that was trained\n(.*\n)*.*undo"):
         open_run(folder)
     (folder / SPEC).write_text(TEXT)
     database = sqlite3.connect(folder / STORE)
     database.execute("DELETE FROM summaries WHERE step = 4 AND site = 'a/1'")
     database.commit()
-    with pytest.raises(RunError, match=r"at step 4 it lacks a/1, which .* or other steps have"):
-        open_run(folder)
-    database.execute("UPDATE summaries SET exponent_counts = x'00' WHERE step = 5")
-    database.commit()
     database.close()
-    with pytest.raises(RunError, match=r"must be whole\n  came:  unpack requires"):
+    with pytest.raises(RunError, match=r"whole\n  came:  step 4 does not agree with its checksum"):
         open_run(folder)
 
 

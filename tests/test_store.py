@@ -264,7 +264,7 @@ def test_what_is_committed_outlives_a_kill(path):
     assert read <= written + 1
 
 
-def test_the_check_for_wholeness_catches_a_missing_site(path):
+def test_a_missing_site_is_seen(path):
     with Store.create(path) as store:
         store.write(record(0))
         store.write(record(1))
@@ -272,8 +272,8 @@ def test_the_check_for_wholeness_catches_a_missing_site(path):
     database.execute("DELETE FROM summaries WHERE step = 1 AND site = 'dW/2'")
     database.commit()
     database.close()
-    with Store.open(path) as store, pytest.raises(AssertionError):
-        check_whole(store.read())
+    with Store.open(path) as store, pytest.raises(RunError, match="step 1 does not agree"):
+        store.read()
 
 
 def test_an_exception_keeps_what_was_measured(path):

@@ -12,31 +12,36 @@ from types import TracebackType
 from typing import Any
 
 from isograd.errors import RunError
-from isograd.telemetry.records import Record, Site, Telemetry
-from isograd.telemetry.summary import COLUMNS, Summary
-
-VERSION = 2
-"""Of the tables below; kept in the file as ``PRAGMA user_version``."""
+from isograd.telemetry.records import Record, Telemetry
+from isograd.telemetry.rows import (
+    TABLES,
+    VERSION,
+    Row,
+    facts,
+    meta_row,
+    record_rows,
+    records,
+)
 
 # "isog" in ASCII, kept as ``PRAGMA application_id``: tells a store from other SQLite files.
 _APPLICATION = 0x69736F67
 
-_RECORD = (
-    *("step", "epoch", "loss", "lr", "skipped", "grad_norm", "predicted", "actual"),
-    *("validation", "accuracy"),  # since version 2
-)
-
+# The version is kept as ``PRAGMA user_version``.
 _SCHEMA = f"""
 BEGIN;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE records (step INTEGER PRIMARY KEY, {", ".join(_RECORD[1:])});
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum) WITHOUT ROWID;
+CREATE TABLE records (step INTEGER PRIMARY KEY, {", ".join(TABLES[VERSION]["records"][1:])});
 CREATE TABLE summaries (
-    step, site, {", ".join(COLUMNS)}, PRIMARY KEY (step, site)
+    {", ".join(TABLES[VERSION]["summaries"])}, PRIMARY KEY (step, site)
 ) WITHOUT ROWID;
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
+_INSERT = {
+    table: f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})"
+    for table, columns in TABLES[VERSION].items()
+}
 
 _SECONDS = 1.0  # from one commit to the next, at most, as long as records come
 
@@ -49,9 +54,12 @@ class Store:
     ``close`` it: that commits what is pending. A store is used by the thread that made it.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, batch: int) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, batch: int, version: int = VERSION
+    ) -> None:
         """Not to be called: ``create`` makes the one that writes, ``open`` those that read."""
         self._path = path
+        self._tables = TABLES[version]
         self._connection = connection
         self._batch = batch
         self._pending: list[Record] = []
@@ -151,14 +159,17 @@ class Store:
                     where=str(path),
                     fix="give the file that training wrote into the run's folder",
                 )
-            if version > VERSION:
+            if version not in TABLES:
+                newer = version > VERSION
                 raise RunError(
                     f"a store's version must be {VERSION} or lower",
-                    came=f"version {version}, written by a newer isograd",
+                    came=f"version {version}" + (", written by a newer isograd" if newer else ""),
                     where=str(path),
-                    fix="install the isograd that wrote it, or a later one",
+                    fix="install the isograd that wrote it, or a later one"
+                    if newer
+                    else "take a copy of the file from a backup",
                 )
-            return Store(path, connection, 0)
+            return Store(path, connection, 0, version)
 
     def write(self, record: Record) -> None:
         """Add a record. It is on disk when its batch is committed.
@@ -197,18 +208,12 @@ class Store:
         with self._transaction() as connection:
             # An interrupt may come between the commit and the line that notes it: the records
             # are then written again, to the same effect.
-            connection.executemany(
-                f"INSERT OR REPLACE INTO records VALUES (?{', ?' * (len(_RECORD) - 1)})",
-                map(_record_row, self._pending),
-            )
-            connection.executemany(
-                f"INSERT OR REPLACE INTO summaries VALUES (?, ?{', ?' * len(COLUMNS)})",
-                (
-                    (int(record.step), str(site), *summary.to_row())
-                    for record in self._pending
-                    for site, summary in record.summaries.items()
-                ),
-            )
+            before = _checksum_before(connection, int(self._pending[0].step))
+            for record in self._pending:
+                row, summaries = record_rows(record, before)
+                connection.execute(_INSERT["records"], row)
+                connection.executemany(_INSERT["summaries"], summaries)
+                before = row[-1]
         self._pending.clear()
         self._committed = time.monotonic()
 
@@ -231,12 +236,12 @@ class Store:
             RunError: the store was opened to read, or the file could not be written.
         """
         with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+            connection.execute(_INSERT["meta"], meta_row(name, value))
 
     def meta(self) -> dict[str, str]:
-        """The facts about the run as a whole, by name."""
+        """The facts about the run as a whole, by name; raises what `read` raises."""
         with self._transaction(writes=False) as connection:
-            return dict(connection.execute("SELECT name, value FROM meta").fetchall())
+            return facts(self._select(connection, "meta"), str(self._path))
 
     def read(self, *, since_step: int = -(2**63)) -> Telemetry:
         """What has been written up to now, including what is pending in this very store.
@@ -245,22 +250,27 @@ class Store:
             since_step: the first step to read.
 
         Raises:
-            RunError: the file cannot be read.
+            RunError: the file cannot be read, or what it holds is not what was written.
         """
         self.commit()
         with self._transaction(writes=False) as connection:
-            meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-            sites: dict[str, Site] = {}
-            summaries: dict[int, dict[Site, Summary]] = {}
-            for step, text, *row in connection.execute(
-                "SELECT * FROM summaries WHERE step >= ? ORDER BY step, site", (since_step,)
-            ):
-                site = sites.get(text) or sites.setdefault(text, Site.parse(text))
-                summaries.setdefault(step, {})[site] = Summary.from_row(row)
-            rows = connection.execute(  # an older version has fewer columns
-                "SELECT * FROM records WHERE step >= ? ORDER BY step", (since_step,)
-            ).fetchall()
-        return Telemetry(meta, tuple(_record(row, summaries.get(row[0], {})) for row in rows))
+            before = None
+            if "checksum" in self._tables["records"]:
+                before = _checksum_before(connection, since_step)
+            since = f"WHERE step >= {since_step:d} ORDER BY step"
+            summaries: dict[int, list[Row]] = {}
+            for row in self._select(connection, "summaries", since + ", site"):
+                summaries.setdefault(row[0], []).append(row)
+            found = self._select(connection, "records", since)
+            return Telemetry(
+                facts(self._select(connection, "meta"), str(self._path)),
+                tuple(records(found, summaries, before, str(self._path))),
+            )
+
+    def _select(self, connection: sqlite3.Connection, table: str, rest: str = "") -> list[Row]:
+        """Rows of a table, with the columns that its version has."""
+        query = f"SELECT {', '.join(self._tables[table])} FROM {table} {rest}"
+        return connection.execute(query).fetchall()
 
     def close(self) -> None:
         """Commit what is pending and let go of the file.
@@ -313,6 +323,13 @@ def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
     return application, version
 
 
+def _checksum_before(connection: sqlite3.Connection, step: int) -> Any:
+    """That of the last record before a step; None where there is none."""
+    query = "SELECT checksum FROM records WHERE step < ? ORDER BY step DESC LIMIT 1"
+    (checksum,) = connection.execute(query, (step,)).fetchone() or (None,)
+    return checksum
+
+
 def _mode_to_read(path: Path) -> str:
     """ "ro", or "rw" where a writer was killed in a transaction that is to be undone first."""
     with _explained(path), closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as trial:
@@ -362,25 +379,3 @@ _FIXES = {
     sqlite3.SQLITE_CANTOPEN: "check the permissions of the file and its folder",
     sqlite3.SQLITE_BUSY: "let only one process write to a run, and keep it on a local disk",
 }
-
-
-def _record_row(record: Record) -> tuple[int | float | str | None, ...]:
-    return (
-        *(int(record.step), int(record.epoch), _storable(record.loss), _storable(record.lr)),
-        *(int(record.skipped), _storable(record.grad_norm)),
-        *(_storable(record.predicted), _storable(record.actual)),
-        *(_storable(record.validation), _storable(record.accuracy)),
-    )
-
-
-def _storable(x: float | None) -> float | str | None:
-    """SQLite would store NaN as NULL, which stands for None here: NaN becomes the text 'nan'."""
-    if x is None:
-        return None
-    return "nan" if math.isnan(x) else float(x)
-
-
-def _record(row: tuple[Any, ...], summaries: dict[Site, Summary]) -> Record:
-    step, epoch, loss, lr, skipped, *optional = row
-    norm, *others = (None if x is None else float(x) for x in optional)
-    return Record(step, epoch, float(loss), float(lr), bool(skipped), norm, summaries, *others)

@@ -11,12 +11,11 @@ RUN/lock                    held by the process that trains
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from isograd.nn.model import Model, build
 from isograd.nn.spec import Spec
 from isograd.nn.toml import load, loads
 from isograd.telemetry.records import Site, Telemetry
+from isograd.telemetry.rows import damaged
 from isograd.telemetry.store import Store
 from isograd.training import sealed
 from isograd.training.data import Preparation
@@ -39,7 +39,23 @@ SPEC, STORE, CHECKPOINT, WEIGHTS, RESULT, LOCK = (
     "result.json",
     "lock",
 )
-FACTS = ("rows", "n_in", "constant", "base")  # of a run's data, kept in its store as JSON
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a run's store holds of the run as a whole, as JSON by name.
+
+    Attributes:
+        rows: training rows; `n_in` features.
+        constant: loss of the best constant output.
+        base: the folder that relative data paths start from.
+        spec: what is trained, as TOML; None in stores of version 1.
+    """
+
+    rows: Annotated[int, msgspec.Meta(ge=1)]
+    n_in: Annotated[int, msgspec.Meta(ge=1)]
+    constant: float
+    base: str
+    spec: str | None = None
 
 
 class Result(TypedDict):
@@ -164,24 +180,25 @@ def open_run(folder: Path) -> StoredRun:
         RunError: if the folder is none of a run, or a file in it is damaged.
     """
     with _store(folder) as store:
+        result = _result(folder / RESULT)
         telemetry = store.read()
-    spec = load(folder / SPEC, anywhere=True)
     facts = _facts(folder, telemetry.meta)
-    path = folder / RESULT
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=Result) if path.exists() else None
-    except (msgspec.MsgspecError, OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
-    model = build(spec.network, facts["n_in"])
+    spec = load(folder / SPEC, anywhere=True)
+    _require_spec(folder, facts, spec)
+    # What is appended since the result was read belongs to a run that is gone on with.
+    if result and len(telemetry.records) < result["steps"]:
+        came = f"{len(telemetry.records)} steps, and {RESULT} says {result['steps']}"
+        raise damaged(came, str(folder / STORE))
+    model = build(spec.network, facts.n_in)
     _require_sites(folder, model, telemetry)
     return StoredRun(
         path=folder,
-        base=Path(facts["base"]),
+        base=Path(facts.base),
         spec=spec,
         model=model,
         telemetry=telemetry,
-        rows=facts["rows"],
-        constant=facts["constant"],
+        rows=facts.rows,
+        constant=facts.constant,
         result=result,
     )
 
@@ -194,29 +211,37 @@ def base_of(folder: Path) -> Path:
     """
     with _store(folder) as store:
         meta = store.meta()
-    return Path(_facts(folder, meta)["base"])
+    return Path(_facts(folder, meta).base)
 
 
 @contextmanager
 def _store(folder: Path) -> Iterator[Store]:
-    """A run's store, to read from; what cannot be made sense of is damage."""
+    """A run's store, to read from."""
     if not (folder / STORE).is_file():
         raise RunError(
             "a run must be a folder that training made",
             came=f"{folder} has no {STORE}" if folder.is_dir() else f"{folder} is no folder",
             fix="`isograd runs` lists those there are",
         )
-    try:
-        with Store.open(folder / STORE) as store:
-            yield store
-    except RunError:
-        raise
-    except (struct.error, ArithmeticError, TypeError, ValueError) as error:  # bits that flipped
-        raise _damaged(folder / STORE, str(error).splitlines()[0]) from error
+    with Store.open(folder / STORE) as store:
+        yield store
+
+
+def _require_spec(folder: Path, facts: Facts, spec: Spec) -> None:
+    """The spec says what was trained; but for comments and layout it must not change."""
+    if facts.spec is None:
+        return
+    if loads(facts.spec, where=str(folder / STORE), anywhere=True) != spec:
+        raise RunError(
+            "a run's spec must be the one that was trained",
+            came="another",
+            where=str(folder / SPEC),
+            fix="undo the changes, or train anew",
+        )
 
 
 def _require_sites(folder: Path, model: Model, telemetry: Telemetry) -> None:
-    """Every measured step has the same sites, and they are those of the network in the spec."""
+    """Every measured step has the sites that a diagnosis looks at, whichever version wrote it."""
     names = [p.site.partition("/")[2] for p in model.weights]
     kinds = ("z", "v", "delta", "W", "dW", "uW")
     wanted = {Site.parse(f"{kind}/{name}") for kind in kinds for name in names}
@@ -226,25 +251,25 @@ def _require_sites(folder: Path, model: Model, telemetry: Telemetry) -> None:
             came = (
                 f"at step {record.step} it lacks {min(lacking)}, which {SPEC} or other steps have"
             )
-            raise _damaged(folder / STORE, came)
+            raise damaged(came, str(folder / STORE))
 
 
-def _facts(folder: Path, meta: Mapping[str, str]) -> dict[str, Any]:
+def _facts(folder: Path, meta: Mapping[str, str]) -> Facts:
     try:
-        return {name: json.loads(meta[name]) for name in FACTS}
-    except KeyError as error:
-        raise _damaged(folder / STORE, f"it lacks {error}") from None
-    except ValueError as error:
-        raise _damaged(folder / STORE, str(error)) from None
+        values = {name: json.loads(value) for name, value in meta.items()}
+        return msgspec.convert(values, Facts)
+    except ValueError as error:  # of JSON, or of what it says
+        raise damaged(str(error), str(folder / STORE)) from None
 
 
-def _damaged(path: Path, came: str) -> RunError:
-    return RunError(
-        "a run's files must be whole",
-        came=came,
-        where=str(path),
-        fix="train again, or take a copy of the file from a backup",
-    )
+def _result(path: Path) -> Result | None:
+    """How a run ended, where that is written."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Result)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise damaged(str(error), str(path)) from None
 
 
 def list_runs(root: Path) -> list[Path]:

@@ -140,6 +140,7 @@ def _make(folder: Path, spec: Spec, text: str, split: Split, state: State, base:
         "n_in": split.X_train.shape[1],
         "constant": constant_loss(spec.network.loss, split.y_train),
         "base": str(base),
+        "spec": dumps(spec),
     }
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
