@@ -18,19 +18,21 @@ from isograd.nn import (
     BinaryCrossEntropy,
     Constant,
     Dense,
+    Dropout,
     HalfSquaredError,
     LayerNorm,
     Model,
     Network,
     Repeat,
     Residual,
+    Scale,
     SoftmaxCrossEntropy,
     Training,
     build,
 )
 from isograd.nn.forward import layer_norm
 from isograd.nn.model import Part
-from isograd.nn.spec import Adam
+from isograd.nn.spec import Adam, Layer
 from isograd.optim import Optimiser, optimiser
 from isograd.optim.rules import sgd
 from isograd.training.step import Layout, Step, compile_step, parameters
@@ -442,3 +444,48 @@ def test_no_rows_give_no_outputs() -> None:
     model = build(EVERYTHING, 5)
     p = model.init(np.random.default_rng(0), np.float64)
     assert model(p, np.zeros((0, 5))).shape == (0, 2)
+
+
+PROBABILITIES = BinaryCrossEntropy(inputs="probabilities")
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss", "must", "came", "fix"),
+    [
+        ((Activation("softmax"),), SoftmaxCrossEntropy(), "has the softmax", "twice", "remove"),
+        ((LOGISTIC,), BinaryCrossEntropy(), "has the logistic", "twice", '"probabilities"'),
+        ((), PROBABILITIES, "must give probabilities", "dense", '"logistic"'),
+        ((TANH,), PROBABILITIES, "must give probabilities", "tanh", '"logits"'),
+        ((TANH, Scale()), PROBABILITIES, "must give probabilities", "tanh", '"logits"'),
+        ((LOGISTIC, Dropout()), PROBABILITIES, "must give probabilities", "dropout", "logistic"),
+        ((Activation("softmax"),), PROBABILITIES, "probabilities", "always 1", "logistic"),
+    ],
+)
+def test_the_last_layer_gives_what_the_loss_takes(
+    layers: tuple[Layer, ...], loss: Any, must: str, came: str, fix: str
+) -> None:
+    n_out = 3 if isinstance(loss, SoftmaxCrossEntropy) else 1
+    with pytest.raises(SpecError, match=must) as e:
+        build(Network((Dense(n_out), *layers), loss=loss), 4, n_out)
+    named = len(layers) - (isinstance(layers[-1], Scale) if layers else 0)
+    assert e.value.where == f"network.layers[{named}] (layer 1)"
+    assert came in e.value.came
+    assert fix in e.value.fix
+
+
+@pytest.mark.parametrize(
+    ("layers", "n_out", "loss"),
+    [
+        ((LOGISTIC,), 1, PROBABILITIES),
+        ((LOGISTIC, Scale(0.7, learned=False)), 1, PROBABILITIES),  # a known share of labels
+        ((Activation("softmax"),), 2, PROBABILITIES),
+        ((TANH,), 1, BinaryCrossEntropy()),  # bounded logits
+        ((LOGISTIC,), 3, SoftmaxCrossEntropy()),
+        ((Activation("softmax"), Scale(9.0)), 3, SoftmaxCrossEntropy()),
+        ((Activation("softmax"),), 3, HalfSquaredError()),
+    ],
+)
+def test_last_layers_with_a_use_are_allowed(
+    layers: tuple[Layer, ...], n_out: int, loss: Any
+) -> None:
+    assert build(Network((Dense(n_out), *layers), loss=loss), 4, n_out).n_out == n_out

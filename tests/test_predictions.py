@@ -64,9 +64,10 @@ def test_two_classes_share_one_output(inputs: Any) -> None:
     z = np.array([[-40.0], [-0.1], [0.1], [40.0]])
     share = 1.0 / (1.0 + np.exp(-z[:, 0]))
     other = 1.0 / (1.0 + np.exp(z[:, 0]))
+    last: tuple[nn.Activation, ...] = ()
     if inputs == "probabilities":
-        z, other = share[:, None], 1.0 - share
-    model, params = identity(1, nn.BinaryCrossEntropy(inputs=inputs))
+        last, other = (nn.Activation("logistic"),), 1.0 - share
+    model, params = identity(1, nn.BinaryCrossEntropy(inputs=inputs), *last)
     p = predictions(model, params, prepared("binary", 1, classes=NAMES[:2]), z)
     assert p.predicted.tolist() == ["no", "no", "yes, often", "yes, often"]
     assert p.probabilities is not None

@@ -390,3 +390,33 @@ def test_repeats_of_repeats_have_a_limit():
         layer = s.Residual([layer, layer])
     with pytest.raises(SpecError, match="more than 1000000 layers"):
         s.Residual([layer] * 245)
+
+
+@pytest.mark.parametrize("block", [s.Residual, lambda layers: s.Repeat(7, layers)])
+@pytest.mark.parametrize("norm", [s.LayerNorm, s.RMSNorm, s.BatchNorm])
+def test_an_eps_that_rounds_to_0_is_refused(norm, block):
+    """Half the least float32 is rounded to even, which is 0; a little more is not."""
+    half = 2.0**-150
+
+    def spec(eps, dtype="float32"):
+        layers = (s.Dense(3), block((s.Dense(3), norm(eps=eps))))
+        return s.Spec(s.Data("iris"), s.Network(layers), dtype=dtype)
+
+    with pytest.raises(SpecError, match="eps must be above 0 in float32") as e:
+        spec(half)
+    assert e.value.where == "Spec.network.layers[1].layers[1].eps"
+    assert "rounds to 0" in e.value.came
+    assert "float64" in e.value.fix
+    assert np.float32(half) == 0 < np.float32(half * 1.001)
+    assert spec(half * 1.001).dtype == "float32"
+    assert spec(half, "float64").dtype == "float64"
+
+
+@pytest.mark.parametrize("key", ["lr", "eps"])
+@pytest.mark.parametrize("kind", [s.AdaGrad, s.RMSProp, s.Adam, s.AdamW])
+def test_a_number_of_an_optimiser_that_rounds_to_0_is_refused(kind, key):
+    network = s.Network((s.Dense(3),))
+    with pytest.raises(SpecError, match=f"{key} must be above 0 in float32") as e:
+        s.Spec(s.Data("iris"), network, kind(**{key: 1e-50}))
+    assert e.value.where == f"Spec.optimiser.{key}"
+    s.Spec(s.Data("iris"), network, kind(**{key: 1e-50}), dtype="float64")

@@ -220,6 +220,19 @@ def flatten(
             stack.pop()
 
 
+def each(layers: tuple[Layer, ...], where: str = "network.layers") -> Iterator[tuple[str, Layer]]:
+    """Every layer of a spec once, blocks and what they hold, each with its place in the spec."""
+    stack = [_placed(layers, where)]
+    while stack:
+        for path, layer in stack[-1]:
+            yield path, layer
+            if isinstance(layer, Residual | Repeat):
+                stack.append(_placed(layer.layers, path + ".layers"))
+                break
+        else:
+            stack.pop()
+
+
 def _placed(layers: tuple[Layer, ...], where: str) -> Iterator[tuple[str, Layer]]:
     return ((f"{where}[{i}]", layer) for i, layer in enumerate(layers))
 

@@ -18,7 +18,18 @@ from isograd.nn.forward import Noise, Params, Pass, dense
 from isograd.nn.initialisers import Variances, draw, scale, unit_variance
 from isograd.nn.losses import loss
 from isograd.nn.places import Part, Place, Shapes, elementwise, places
-from isograd.nn.spec import LSUV, Activation, Dense, Init, Network, Scale, SoftmaxCrossEntropy
+from isograd.nn.spec import (
+    ACTIVATION_NAMES,
+    LSUV,
+    Activation,
+    BinaryCrossEntropy,
+    Dense,
+    Init,
+    Loss,
+    Network,
+    Scale,
+    SoftmaxCrossEntropy,
+)
 from isograd.theory import Phi
 
 
@@ -225,7 +236,8 @@ def build(network: Network, n_in: int, n_out: int | None = None) -> Model:
         n_out: outputs that the loss needs (classes, or targets); None takes what comes.
 
     Raises:
-        SpecError: if shapes do not meet; it names the layer and both sizes.
+        SpecError: if shapes do not meet, or the last layer gives probabilities to a loss that
+            takes logits, or the other way round; it names the layer and what came.
     """
     placed = tuple(places(network, n_in))
     width = placed[-1].n_out
@@ -245,7 +257,56 @@ def build(network: Network, n_in: int, n_out: int | None = None) -> Model:
             where=last.where,
             fix=f"set units = {n_out} there",
         )
+    _require_output(network.loss, placed)
     return Model(network, n_in, width, placed)
+
+
+def _require_output(loss: Loss, placed: tuple[Place, ...]) -> None:
+    """The last layer must give what the loss takes: logits, or probabilities."""
+    last = placed[-1]
+    kind, name = loss.__struct_config__.tag, _name(last)
+    match loss:
+        case SoftmaxCrossEntropy() if name == "softmax":
+            instead = ""
+        case BinaryCrossEntropy(inputs="logits") if name == "logistic":
+            instead = ', or set inputs = "probabilities" in network.loss'
+        case BinaryCrossEntropy(inputs="probabilities"):
+            _require_probabilities(placed)
+            return
+        case _:
+            return
+    raise SpecError(
+        f"the last layer must give logits: {kind} has the {name} in it",
+        came=f"a {name} activation, so that it would be applied twice",
+        where=last.where,
+        fix=f"remove this layer{instead}",
+    )
+
+
+def _require_probabilities(placed: tuple[Place, ...]) -> None:
+    """The last layer must give values in [0, 1]; what scales them behind it may keep them there.
+
+    Of an activation that a program defines this is its author's business.
+    """
+    last = next(p for p in reversed(placed) if p.part is not Part.SCALE)
+    name = _name(last)
+    known = name in ACTIVATION_NAMES or not isinstance(last.spec, Activation)
+    if not known or name == "logistic" or (name == "softmax" and last.n_out > 1):
+        return
+    raise SpecError(
+        'the last layer must give probabilities where the loss has inputs = "probabilities"',
+        came="softmax over one unit, which is always 1" if name == "softmax" else name,
+        where=last.where,
+        fix='end with { kind = "activation", name = "logistic" }, or set inputs = "logits"',
+    )
+
+
+def _name(place: Place) -> str:
+    """Of an activation, else what the layer is."""
+    if place.spec is None:
+        return place.part.value
+    layer = place.spec
+    return layer.name if isinstance(layer, Activation) else str(layer.__struct_config__.tag)
 
 
 __all__ = ["Model", "Noise", "Params", "Part", "build"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from msgspec.structs import force_setattr
 
 from isograd.errors import SpecError
@@ -59,6 +60,7 @@ from isograd.nn.layers import (
     Scale,
     check_layers,
     define_activation_name,
+    each,
     flatten,
 )
 from isograd.nn.schedules import (
@@ -291,6 +293,21 @@ class Spec(Table, frozen=True):
                 where=place(self, "training.early_stopping"),
                 fix="set data.validation_fraction = 0.1, or remove early_stopping",
             )
+        for path, part in (("optimiser", self.optimiser), *each(self.network.layers)):
+            self._check_precision(path, part)
+
+    def _check_precision(self, path: str, part: Optimiser | Layer) -> None:
+        """What must be above 0 must be so in the dtype too: an eps of 0 guards nothing."""
+        least = float(np.finfo(self.dtype).smallest_subnormal)
+        for key in ("lr", "eps"):
+            value = getattr(part, key, None)
+            if value is not None and value <= 0.5 * least:
+                raise SpecError(
+                    f"{key} must be above 0 in {self.dtype}",
+                    came=f"{key} = {value!r}, which rounds to 0",
+                    where=place(self, f"{path}.{key}"),
+                    fix=f'give {least:.2g} or more, or set dtype = "float64"',
+                )
 
     def batch_size_for(self, n: int) -> int:
         """The rows per step for n training rows; an explicit batch_size is returned as it is."""
