@@ -359,7 +359,7 @@ def _explained(path: Path) -> Iterator[None]:
     """SQLite's errors as RunErrors that say what to do."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of names of columns
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         raise RunError(
             "a store must be an SQLite file that can be read, and by its writer written",

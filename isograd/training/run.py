@@ -18,6 +18,7 @@ from isograd.nn.losses import constant_loss
 from isograd.nn.spec import Spec
 from isograd.nn.toml import dumps, loads
 from isograd.telemetry.records import Record
+from isograd.telemetry.rows import damaged
 from isograd.telemetry.store import Store
 from isograd.training import sealed
 from isograd.training.data import Preparation, Split
@@ -128,6 +129,9 @@ def resume(
     except RunError as error:
         raise error.at(str(folder / CHECKPOINT)) from None
     records = tuple(r for r in stored.telemetry.records if r.step < state.step)
+    if len(records) < state.step:
+        came = f"{len(records)} steps, and the checkpoint is at step {state.step}"
+        raise damaged(came, str(folder / STORE))
     return _train(folder, spec, split, state, records, progress, checkpoint_seconds)
 
 
