@@ -164,13 +164,7 @@ def torch_loss(kind: Loss, module: Any, output: Any, target: Any) -> Any:
 
 def names(model: Model) -> list[str]:
     """Our names of the parameters, in the order in which PyTorch lists its own."""
-    letter = {"W": ("W/", "b/"), "g": ("g/", "h/")}
-    found = []
-    for p in model.places:
-        suffix = p.site.partition("/")[2]
-        kind = letter.get({"weights": "W", "normalisation": "g"}.get(p.part.value, ""), ())
-        found += [n for n in (k + suffix for k in kind) if n in model.shapes]
-    return found
+    return [name for p in model.places for name in p.shapes]
 
 
 def data(loss: Loss, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
