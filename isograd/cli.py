@@ -289,6 +289,7 @@ def show(
             constant=stored.constant,
             rows=stored.rows,
             stopped=stored.stopped,
+            fitted=stored.fitted,
         )
     )
     if json:

@@ -35,6 +35,7 @@ from isograd.nn import (
     Constant,
     Data,
     Dense,
+    Dropout,
     GradientDescent,
     HalfSquaredError,
     He,
@@ -54,7 +55,7 @@ from isograd.nn.losses import constant_loss
 from isograd.nn.spec import Init, Layer, LeCun, Loss, Measure, Optimiser
 from isograd.telemetry.records import Site, Telemetry
 from isograd.telemetry.summary import Summary
-from isograd.training.data import Split
+from isograd.training.data import Split, from_arrays
 from isograd.training.loop import Outcome, Progress, fit
 from isograd.training.start import load_split
 
@@ -1009,3 +1010,25 @@ def test_what_theory_does_not_cover(layers: tuple[Layer, ...], init: Init, reaso
     assert reason in e.reason
     numbers = (e.chi1, e.decades_per_layer, e.depth_scale, e.trainable_depth, e.spread_decades)
     assert all(map(math.isnan, numbers))
+
+
+def test_dropout_hides_no_learning() -> None:
+    """Batches lose much to dropout; what counts is what the network has learned without it."""
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((300, 6))
+    y = 3.0 * X[:, :1] + rng.standard_normal((300, 1))
+    layers = (Dense(24), Activation("relu"), Dropout(0.8), Dense(1))
+    spec = Spec(
+        Data("arrays"),
+        Network(layers, loss=HalfSquaredError()),
+        optimiser=Adam(lr=0.003),
+        training=Training(epochs=15, batch_size=30),
+    )
+    split = from_arrays(X, y, loss_kind=spec.network.loss)
+    outcome = fit(spec, split)
+    assert outcome.train.accuracy > 0.4, "R²: it has learned"
+    assert "no learning" not in examine(outcome, split).names
+    case = Case(spec, outcome.model, outcome.telemetry, 0.5, 240, "finished", outcome.train.loss)
+    assert case.closing_loss[0] == outcome.train.loss
+    blind = replace(case, fitted=None)
+    assert blind.closing_loss[0] > outcome.train.loss

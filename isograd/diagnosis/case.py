@@ -36,6 +36,8 @@ class Case:
         constant: the loss of the best constant output on the training part.
         rows: training rows.
         stopped: how the run ended ("finished", "early", "diverged", "interrupted", "unfinished").
+        fitted: the loss on the training part at the end, without regularisation and without
+            dropout; None where it was not taken.
     """
 
     spec: Spec
@@ -44,6 +46,7 @@ class Case:
     constant: float
     rows: int
     stopped: str
+    fitted: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -114,13 +117,19 @@ class Case:
 
     @cached_property
     def closing_loss(self) -> tuple[float, float]:
-        """Mean loss of the last epoch's batches without the regularisation, and its error."""
+        """Mean loss of the last epoch's batches without the regularisation, and its error.
+
+        Dropout raises the loss of a batch above what the network has learned: where there is any,
+        the loss on the training part without it counts, if it was taken.
+        """
         losses = self.losses[-self.steps_per_epoch :]
         if self.stopped == "diverged" or not np.isfinite(losses).all():
             return math.inf, 0.0
         if not len(losses):
             return math.nan, math.nan
         mean, error = _mean_error(losses)
+        if self.fitted is not None and any(p.part is Part.DROPOUT for p in self.model.places):
+            return self.fitted, error
         return mean - self.penalty, error
 
     @property

@@ -23,6 +23,7 @@ def examine(outcome: Outcome, split: Split) -> Diagnosis:
             constant=constant_loss(spec.network.loss, split.y_train),
             rows=rows,
             stopped=outcome.stopped,
+            fitted=outcome.train.loss,
         )
     )
 

@@ -100,6 +100,11 @@ class StoredRun:
         return self.result["stopped"] if self.result else "unfinished"
 
     @property
+    def fitted(self) -> float | None:
+        """Loss on the training part at the end, without noise and regularisation, if finite."""
+        return self.result["train"]["loss"] if self.result else None
+
+    @property
     def resumable(self) -> bool:
         """Whether training can go on from where it was interrupted."""
         return self.stopped in ("unfinished", "interrupted") and (self.path / CHECKPOINT).exists()
