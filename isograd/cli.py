@@ -237,6 +237,20 @@ def resume(
 def _trained(
     command: str, folder: Path, json: bool, work: Callable[[Callable[[Any], None]], Any], split: Any
 ) -> NoReturn:
+    """Train, and say how to go on where an interrupt leaves nothing else to say."""
+    from isograd.training.folder import CHECKPOINT
+
+    try:
+        _train_and_tell(command, folder, json, work, split)
+    except KeyboardInterrupt:  # before the first step, or a second one
+        if (folder / CHECKPOINT).exists() and not json:
+            _say(f"interrupted; go on with\n\n  isograd resume {folder}\n")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _train_and_tell(
+    command: str, folder: Path, json: bool, work: Callable[[Callable[[Any], None]], Any], split: Any
+) -> NoReturn:
     """Train, with a bar; then say how it ended, what is wrong, and what comes next."""
     from isograd.diagnosis import examine
     from isograd.report import json as as_json

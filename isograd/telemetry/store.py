@@ -307,8 +307,10 @@ class Store:
         """All of the block or none of it; for a reader, one and the same state throughout."""
         connection = self._connection
         with _explained(self._path):
-            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             try:
+                if connection.in_transaction:  # a second interrupt kept the first from undoing it
+                    connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
                 yield connection
                 connection.execute("COMMIT")
             finally:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from isograd.errors import RunError
 
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
+
 
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file beside its place, then move it there: a crash leaves the old file or the new.
@@ -19,7 +22,7 @@ def write_whole(path: str | Path, content: bytes) -> None:
         RunError: if it cannot be written; then what was there before is as it was.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(path.name + PARTIAL)
     try:
         try:
             with temporary.open("wb") as file:
@@ -50,4 +53,4 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-__all__ = ["sync_folder", "write_whole"]
+__all__ = ["PARTIAL", "sync_folder", "write_whole"]

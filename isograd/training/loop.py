@@ -36,12 +36,14 @@ class Progress:
         step, steps: steps done, of all.
         loss: of the last step.
         validation: loss of the validation part after the last epoch; None without one.
+        skipped: steps so far that were not applied.
     """
 
     step: int
     steps: int
     loss: float
     validation: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,20 +127,22 @@ def fit(
     total = start.steps if steps is None else min(steps, start.steps)
     run = _Run(spec, split, start, state or start.state)
     done = list(records)
-    before = run.state.seconds
-    began = time.perf_counter()
+    skipped = sum(record.skipped for record in done)
+    validation = next((r.validation for r in reversed(done) if r.validation is not None), None)
     try:
         for record, after in run.steps(total):
             if sink is not None:
                 sink(record)
             done.append(record)
-            run.state = dataclasses.replace(after, seconds=before + time.perf_counter() - began)
+            run.state = after
             if keep is not None:
                 keep(run.state)
+            skipped += record.skipped
+            validation = validation if record.validation is None else record.validation
             if progress is not None:
-                progress(Progress(record.step + 1, total, record.loss, run.validation))
-    except KeyboardInterrupt:
-        pass  # the state is that after the last whole step
+                progress(Progress(after.step, total, record.loss, validation, skipped))
+    except KeyboardInterrupt:  # the state is that after the last whole step
+        done = [r for r in done if r.step < run.state.step]
     stopped: Stopped = run.over(total) or "interrupted"
     model, params = start.model, run.params()
 
@@ -169,7 +173,7 @@ class _Run:
         self.layout, self.active = start.layout, start.model.active
         self.per_epoch = len(split.X_train) // start.batch_size
         self.schedule = schedule_of(spec, self.per_epoch)
-        self.validation: float | None = None
+        self.began = time.perf_counter() - state.seconds
 
     def over(self, total: int) -> Stopped | None:
         """How the run has ended, if it has."""
@@ -224,13 +228,14 @@ class _Run:
         factor = self.schedule.factor(state.schedule, state.step)
         with np.errstate(over="ignore"):  # a rate beyond the dtype is infinite in it: it diverges
             lr = np.asarray(self.spec.optimiser.lr * factor, self.spec.dtype)
-        number = np.asarray(state.step, np.uint32)
+        number = np.asarray(state.step % 2**32, np.uint32)  # noise comes again after 2³² steps
         args = (state.theta, state.rule, dict(state.statistics), x, y, lr, number)
         summaries: dict[Site, Summary] = {}
         theta, rule, statistics, value, norm, slope = self._run(args, summaries if due else None)
-        skipped = not all(
-            np.isfinite(array).all()
-            for array in (value, norm, theta, *flatten(rule)[0], *statistics.values())
+        skipped = not (
+            math.isfinite(value)
+            and math.isfinite(norm)
+            and all(np.isfinite(a).all() for a in (theta, *flatten(rule)[0], *statistics.values()))
         )
         if skipped and not due and state.streak == 0:
             self._run(args, summaries)
@@ -249,11 +254,12 @@ class _Run:
             actual=actual,
             summaries=summaries,
         )
+        now: dict[str, Any] = {"step": state.step + 1, "seconds": time.perf_counter() - self.began}
         if skipped:
-            return record, dataclasses.replace(state, step=state.step + 1, streak=state.streak + 1)
+            return record, dataclasses.replace(state, streak=state.streak + 1, **now)
+        new: dict[str, Any] = {"theta": theta, "rule": rule, "statistics": statistics}
         losses = (state.losses[0] + record.loss, state.losses[1] + 1)
-        applied = dataclasses.replace(state, step=state.step + 1, streak=0, losses=losses)
-        return record, dataclasses.replace(applied, theta=theta, rule=rule, statistics=statistics)
+        return record, dataclasses.replace(state, streak=0, losses=losses, **new, **now)
 
     def _run(self, args: tuple[Any, ...], summaries: dict[Site, Summary] | None) -> tuple[Any, ...]:
         if summaries is None:
@@ -275,7 +281,7 @@ class _Run:
             params = parameters(self.layout, state.theta) | dict(state.statistics)
             x, y = split.X_validation, split.y_validation
             score = evaluate(self.start.model, params, x, y, split.task)
-            self.validation = watched = score.loss
+            watched = score.loss
             record = dataclasses.replace(record, validation=score.loss, accuracy=score.accuracy)
         stopping = self.spec.training.early_stopping
         if stopping is not None:
@@ -284,6 +290,5 @@ class _Run:
             if watched < least:
                 best = Best(record.epoch, watched, state.theta, state.statistics)
         told = self.schedule.observe(state.schedule, watched)
-        return record, dataclasses.replace(
-            state, schedule=told, losses=(0.0, 0), best=best, waited=waited
-        )
+        now: dict[str, Any] = {"losses": (0.0, 0), "seconds": time.perf_counter() - self.began}
+        return record, dataclasses.replace(state, schedule=told, best=best, waited=waited, **now)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
+import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from isograd.telemetry.rows import damaged
 from isograd.telemetry.store import Store
 from isograd.training import sealed
 from isograd.training.data import Preparation, Split
-from isograd.training.files import sync_folder, write_whole
+from isograd.training.files import PARTIAL, sync_folder, write_whole
 from isograd.training.folder import (
     CHECKPOINT,
     LOCK,
@@ -31,6 +32,7 @@ from isograd.training.folder import (
     STORE,
     WEIGHTS,
     Result,
+    StoredRun,
     open_run,
     writing,
 )
@@ -72,8 +74,10 @@ def train(
         SpecError, TheoryError: as `fit`, and no folder is made.
     """
     state = prepare(spec, split).state
-    _make(folder, spec, text, split, state, (base or Path()).absolute())
-    return _train(folder, spec, split, state, (), progress, checkpoint_seconds)
+    keeper = _Keeper(folder, spec, split.digest(), state, checkpoint_seconds)
+    _make(keeper, text, split, (base or Path()).absolute())
+    with keeper.going_on(), _alone(folder):
+        return _train(keeper, split, (), progress)
 
 
 def resume(
@@ -98,25 +102,45 @@ def resume(
         RunError: the run has ended, another process trains it, or a file of it is damaged.
         DataError: the data are no longer those that it began with.
     """
-    stored = open_run(folder)
-    spec = stored.spec
-    if stored.stopped not in ("unfinished", "interrupted"):
-        raise RunError(
-            "a run to resume must have been interrupted",
-            came=f"one that has ended: {stored.stopped}",
-            where=str(folder),
-            fix="train anew, with other epochs in the spec",
-        )
-    with writing(folder):
-        arrays, facts = sealed.read(folder / CHECKPOINT, "checkpoint")
+    _require_unfinished(open_run(folder))
+    with _alone(folder):  # what was read before that, another process may have changed
+        stored = open_run(folder)
+        _require_unfinished(stored)
+        if split is None:
+            split = load_split(stored.spec, base or stored.base)
+        state = _checkpointed(stored, split)
+        records = stored.telemetry.records[: state.step]
+        if len(records) < state.step:
+            came = f"{len(records)} steps, and the checkpoint is at step {state.step}"
+            raise damaged(came, str(folder / STORE))
+        keeper = _Keeper(folder, stored.spec, split.digest(), state, checkpoint_seconds)
+        with keeper.going_on():
+            return _train(keeper, split, records, progress)
+
+
+def _require_unfinished(stored: StoredRun) -> None:
+    """A run has ended once its checkpoint is gone; a kill may come between its result and that."""
+    if stored.stopped in ("unfinished", "interrupted") or (stored.path / CHECKPOINT).exists():
+        return
+    raise RunError(
+        "a run to resume must have been interrupted",
+        came=f"one that has ended: {stored.stopped}",
+        where=str(stored.path),
+        fix="train anew, with other epochs in the spec",
+    )
+
+
+def _checkpointed(stored: StoredRun, split: Split) -> State:
+    """The state in a run's checkpoint, which must be of the spec and the data at hand."""
+    spec, path = stored.spec, stored.path / CHECKPOINT
+    arrays, facts = sealed.read(path, "checkpoint")
     if loads(facts["spec"], anywhere=True) != spec:
         raise RunError(
             "a checkpoint must be of the spec beside it",
             came=f"another spec in {SPEC} than the one that was trained",
-            where=str(folder / CHECKPOINT),
+            where=str(path),
             fix=f"undo the changes of {SPEC}, or train anew",
         )
-    split = load_split(spec, base or stored.base) if split is None else split
     if split.digest() != facts["data"]:
         raise DataError(
             "the data must be those that the run began with",
@@ -125,18 +149,14 @@ def resume(
             fix="restore the data, or train anew",
         )
     try:
-        state = restore(arrays, facts["state"], prepare(spec, split).state)
+        return restore(arrays, facts["state"], prepare(spec, split).state)
     except RunError as error:
-        raise error.at(str(folder / CHECKPOINT)) from None
-    records = tuple(r for r in stored.telemetry.records if r.step < state.step)
-    if len(records) < state.step:
-        came = f"{len(records)} steps, and the checkpoint is at step {state.step}"
-        raise damaged(came, str(folder / STORE))
-    return _train(folder, spec, split, state, records, progress, checkpoint_seconds)
+        raise error.at(str(path)) from None
 
 
-def _make(folder: Path, spec: Spec, text: str, split: Split, state: State, base: Path) -> None:
+def _make(keeper: _Keeper, text: str, split: Split, base: Path) -> None:
     """A run's folder, which is there whole or not at all."""
+    folder, spec = keeper.folder, keeper.spec
     if folder.exists():
         raise _not_new(folder)
     facts = {
@@ -146,46 +166,57 @@ def _make(folder: Path, spec: Spec, text: str, split: Split, state: State, base:
         "base": str(base),
         "spec": dumps(spec),
     }
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    made = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
     try:
         with writing(folder):
-            made.chmod(0o777 & ~_umask())
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made.mkdir()
             with Store.create(made / STORE) as store:
                 for name, value in facts.items():
                     store.set_meta(name, json.dumps(value))
-            (made / SPEC).write_bytes(text.encode())
-            write_whole(made / CHECKPOINT, _checkpoint(spec, split.digest(), state))
-            if folder.exists():
-                raise _not_new(folder)
-            made.rename(folder)
-            sync_folder(folder.parent)
+            write_whole(made / SPEC, text.encode())
+            write_whole(made / CHECKPOINT, keeper.checkpoint())
+            _rename_new(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
+def _rename_new(made: Path, folder: Path) -> None:
+    """Rename a folder to a name that is free, also if another process wants it too."""
+    if folder.exists():  # an empty folder would be replaced
+        raise _not_new(folder)
+    try:
+        made.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise _not_new(folder) from None
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """For the block, no other process trains the run."""
+    must, fix = "only one process may train a run", "wait for it, or train into another folder"
+    with writing(folder), sealed.locked(folder / LOCK, must, fix):
+        yield
+
+
 def _train(
-    folder: Path,
-    spec: Spec,
+    keeper: _Keeper,
     split: Split,
-    state: State,
     records: Sequence[Record],
     progress: Callable[[Progress], None] | None,
-    seconds: float,
 ) -> Outcome:
     """Train from a state on, keeping telemetry and checkpoints; then weights and result."""
-    alone = sealed.locked(
-        folder / LOCK, "only one process may train a run", "wait for it, or train into another"
-    )
-    keeper = _Keeper(folder, spec, split, state, seconds)
-    try:
-        with alone, writing(folder), Store.resume(folder / STORE, state.step) as store:
-            (folder / RESULT).unlink(missing_ok=True)
+    folder, state = keeper.folder, keeper.state
+    with writing(folder):
+        sync_folder(folder.parent)
+        (folder / RESULT).unlink(missing_ok=True)
+        with Store.resume(folder / STORE, state.step) as store:
             keeper.store = store
             try:
                 outcome = fit(
-                    spec,
+                    keeper.spec,
                     split,
                     sink=store.write,
                     keep=keeper,
@@ -194,51 +225,60 @@ def _train(
                     records=records,
                 )
             except KeyboardInterrupt:  # a second one, while scores were taken
-                store.cut(keeper.state.step)
-                keeper.save()
+                keeper.stop(keeper.state)
                 raise
             if outcome.stopped == "interrupted":
-                store.cut(outcome.state.step)
-                keeper.state = outcome.state
-                keeper.save()
+                keeper.stop(outcome.state)
             store.commit()
             _finish(folder, outcome, split.preparation)
-    except RunError as error:
-        fix = f"{error.fix}; then `isograd resume {folder}` goes on from step {keeper.saved}"
-        raise RunError(error.must, came=error.came, where=error.where, fix=fix) from error
     return outcome
 
 
 class _Keeper:
-    """Writes a checkpoint now and then: told the state after each step."""
+    """Writes a run's checkpoints: told the state after each step."""
 
-    def __init__(
-        self, folder: Path, spec: Spec, split: Split, state: State, seconds: float
-    ) -> None:
-        self.path, self.spec, self.data = folder / CHECKPOINT, spec, split.digest()
+    store: Store
+
+    def __init__(self, folder: Path, spec: Spec, data: str, state: State, seconds: float) -> None:
+        self.folder, self.spec, self.data = folder, spec, data
         self.state, self.saved, self.seconds = state, state.step, seconds
         self.due = time.monotonic() + seconds
-        self.store: Store | None = None
 
     def __call__(self, state: State) -> None:
         self.state = state
         if time.monotonic() >= self.due:
             self.save()
 
+    def stop(self, state: State) -> None:
+        """Write one of the last whole step; nothing is kept of a step that was begun after it."""
+        self.store.cut(state.step)
+        self.state = state
+        self.save()
+
     def save(self) -> None:
         """Write one; what was measured before it is on the disk before it."""
-        assert self.store is not None
         began = time.monotonic()
         self.store.commit()
-        write_whole(self.path, _checkpoint(self.spec, self.data, self.state))
+        write_whole(self.folder / CHECKPOINT, self.checkpoint())
         self.saved = self.state.step
         cost = time.monotonic() - began
         self.due = began + (max(self.seconds, 20.0 * cost) if self.seconds else 0.0)
 
+    def checkpoint(self) -> bytes:
+        """The content of one."""
+        arrays, facts = dump(self.state)
+        facts = {"spec": dumps(self.spec), "data": self.data, "state": facts}
+        return sealed.pack("checkpoint", arrays, facts)
 
-def _checkpoint(spec: Spec, data: str, state: State) -> bytes:
-    arrays, facts = dump(state)
-    return sealed.pack("checkpoint", arrays, {"spec": dumps(spec), "data": data, "state": facts})
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Errors in the block say how to go on with the run, too."""
+        try:
+            yield
+        except RunError as error:
+            again = f"`isograd resume {self.folder}` goes on from step {self.saved}"
+            fix = f"{error.fix}; then {again}" if error.fix else again
+            raise RunError(error.must, came=error.came, where=error.where, fix=fix) from error
 
 
 def _finish(folder: Path, outcome: Outcome, preparation: Preparation) -> None:
@@ -263,13 +303,7 @@ def _finish(folder: Path, outcome: Outcome, preparation: Preparation) -> None:
     write_whole(folder / RESULT, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     if outcome.stopped != "interrupted":
         (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The bits that new files lack; it can only be read by setting it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+        (folder / (CHECKPOINT + PARTIAL)).unlink(missing_ok=True)  # of a process that was killed
 
 
 def _not_new(folder: Path) -> RunError:
