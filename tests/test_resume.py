@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,58 @@ def test_a_run_goes_on_from_any_of_its_states() -> None:
         assert rest.stopped == whole.stopped
 
 
+SCHEDULES = (
+    "",
+    '{ kind = "warm_up", epochs = 1 }, { kind = "cosine" }',
+    '{ kind = "one_cycle" }',
+    '{ kind = "step", every = 1 }, { kind = "exponential", factor = 0.9 }',
+    '{ kind = "plateau", patience = 0 }, { kind = "plateau", patience = 1, factor = 0.5 }',
+)
+OPTIMISERS = ("gradient_descent", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("number", range(8))
+def test_every_optimiser_goes_on_from_every_state(number: int, dtype: str) -> None:
+    """Through JSON; with schedules, with and without validation, with rows left over."""
+    kind = (*OPTIMISERS, "adamw")[number]
+    held_out = (number + (dtype == "float64")) % 2 == 1
+    text = TEXT.replace('kind = "adam"', f'kind = "{kind}"')
+    text = f'dtype = "{dtype}"\n' + text.replace("epochs = 6", "epochs = 3\nclip_norm = 1.0")
+    batch = "" if kind == "gradient_descent" else "batch_size = 35"
+    text = text.replace("batch_size = 16", batch).replace("patience = 5", "patience = 2")
+    schedule = SCHEDULES[(2 * number + held_out) % len(SCHEDULES)]
+    text = re.sub(r"schedule = .*", f"schedule = [{schedule}]", text)
+    if not held_out:
+        text = re.sub(r"(early_stopping|validation_fraction) = .*", "", text)
+    spec = loads(text + "\n[measure]\nevery = 2\nfirst = 1\n")
+    split, states = load_split(spec), []
+    whole = fit(spec, split, keep=states.append)
+    like, records = prepare(spec, split).state, whole.telemetry.records
+    for state in states:
+        arrays, facts = dump(state)
+        again = restore(arrays, json.loads(json.dumps(facts)), like)
+        rest = fit(spec, split, state=again, records=records[: again.step])
+        assert same_bits(dict(rest.params), dict(whole.params))
+        assert rest.telemetry == whole.telemetry
+        assert (rest.train, rest.test, rest.stopped) == (whole.train, whole.test, whole.stopped)
+
+
+def test_noise_comes_again_after_four_billion_steps() -> None:
+    """The counter of the noise has 32 bits; the number of steps is not limited by it."""
+    spec = loads(TEXT.replace("epochs = 6", "epochs = 10_000_000_000"))
+    split = load_split(spec)
+    first = prepare(spec, split).state
+    far = replace(first, step=2**32 * 6)  # six steps to an epoch: at the start of one
+
+    def stop(_: Progress) -> None:
+        raise Stop
+
+    early, late = (fit(spec, split, state=state, progress=stop) for state in (first, far))
+    assert late.state.step == 2**32 * 6 + 1
+    assert late.telemetry.records[0].loss == early.telemetry.records[0].loss
+
+
 def test_the_state_of_another_network_is_refused() -> None:
     spec = loads(TEXT)
     other = loads(TEXT.replace("units = 8", "units = 9"))
@@ -157,8 +211,6 @@ class Hurried:
 
     @staticmethod
     def of(text: str) -> Any:
-        from dataclasses import replace
-
         split = load_split(loads(text))
 
         class Rows(np.ndarray):

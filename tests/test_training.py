@@ -508,9 +508,11 @@ def test_one_bad_row_costs_one_step_an_epoch() -> None:
     split = split_for(spec)
     y = split.y_train.copy()
     y[17, 0] = 1e30  # its square is beyond float32
-    outcome = fit(spec, replace(split, y_train=y))
+    told: list[Progress] = []
+    outcome = fit(spec, replace(split, y_train=y), progress=told.append)
     batches = orders(spec.seed, len(y), 5)
     bad = [i for i, rows in enumerate(batches) if 17 in rows]
+    assert [p.skipped for p in told] == [sum(b < p.step for b in bad) for p in told]
     assert len(bad) >= 3
     assert [r.step for r in outcome.telemetry.records if r.skipped] == bad
     assert outcome.stopped == "finished"
