@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -431,3 +434,215 @@ def test_steps_increase(path):
                 store.write(record(step))
         store.write(record(5))
         assert store.read().steps().tolist() == [3, 5]
+
+
+# --- gone on with
+
+
+def test_a_store_is_gone_on_with_from_any_step(path):
+    with Store.create(path, batch=4) as store:
+        write(store, range(10))
+    for step in (10, 7, 7, 0, 3):
+        with Store.resume(path, step, batch=4) as store:
+            assert check_whole(store.read()) == step
+            write(store, range(step, 10))
+        with Store.open(path) as store:
+            assert check_whole(store.read()) == 10
+
+
+def test_what_is_cut_may_be_pending_or_committed(path):
+    with Store.create(path, batch=4) as store:
+        write(store, range(6))
+        store.cut(5)
+        write(store, range(5, 6))
+        store.cut(2)
+        assert check_whole(store.read()) == 2
+        write(store, range(2, 9))
+        assert check_whole(store.read()) == 9
+        assert store.read(since_step=4).records == tuple(record(step) for step in range(4, 9))
+
+
+def test_stores_that_cannot_be_gone_on_with(path):
+    with pytest.raises(RunError, match="no such file"):
+        Store.resume(path, 0)
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(RunError, match="not a database"):
+        Store.resume(path, 0)
+    path.unlink()
+    old_store(path)
+    with pytest.raises(RunError, match=r"must be of version 2\n  came:  version 1, .* older"):
+        Store.resume(path, 0)
+
+
+# --- older versions
+
+
+def old_store(path: Path) -> None:
+    """Steps 0 to 2 as version 1 wrote them: no checksums, no scores of a validation part."""
+    row = ("step", "epoch", "loss", "lr", "skipped", "grad_norm", "predicted", "actual")
+    columns = ("count", "mean", "std", "min", "max", "max_abs", "min_abs", "zeros", "nans")
+    columns += ("pos_infs", "neg_infs", "saturated")
+    columns += ("first_exponent", "exponent_counts", "units_off", "width")
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(f"""
+            CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+            CREATE TABLE records (step INTEGER PRIMARY KEY, {", ".join(row[1:])});
+            CREATE TABLE summaries (
+                step, site, {", ".join(columns)}, PRIMARY KEY (step, site)
+            ) WITHOUT ROWID;
+            INSERT INTO meta VALUES ('rows', '120');
+            INSERT INTO records VALUES (0, 0, 'nan', 0.1, 1, NULL, NULL, NULL);
+            INSERT INTO records VALUES (1, 0, 0.5, 0.1, 0, 2.0, -0.25, -0.125);
+            INSERT INTO records VALUES (2, 0, 9e999, 0.1, 0, 2.0, NULL, NULL);
+            INSERT INTO summaries VALUES (
+                1, 'z/1', 3, 2.0, 1.0, 1.0, 3.0, 3.0, 1.0, 0, 0, 0, 0, 1, 0,
+                x'01000000000000000200000000000000', x'A0', 3
+            );
+            PRAGMA application_id = {0x69736F67};
+            PRAGMA user_version = 1;
+        """)
+
+
+def test_a_store_of_version_1(path):
+    old_store(path)
+    with Store.open(path) as store:
+        telemetry = store.read()
+    assert telemetry.meta == {"rows": "120"}
+    first, second, third = telemetry.records
+    assert math.isnan(first.loss)
+    assert first.skipped
+    assert (first.grad_norm, first.summaries) == (None, {})
+    assert (second.loss, second.predicted, second.actual) == (0.5, -0.25, -0.125)
+    assert (second.validation, second.accuracy) == (None, None)
+    assert third.loss == math.inf
+    summary = second.summaries[Site("z", 1)]
+    assert (summary.count, summary.mean, summary.std, summary.saturated) == (3, 2.0, 1.0, 1)
+    assert summary.exponents == (0, (1, 2))
+    assert summary.units_off.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE records SET loss = 'much' WHERE step = 1",
+        "UPDATE summaries SET site = 'x/1'",
+        "UPDATE summaries SET exponent_counts = x'00'",
+        "UPDATE summaries SET exponent_counts = 7",
+        "UPDATE meta SET value = x'00'",
+    ],
+)
+def test_a_damaged_store_of_version_1(change, path):
+    old_store(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(change)
+        database.commit()
+    with Store.open(path) as store, pytest.raises(RunError, match="must be whole"):
+        store.read()
+
+
+# --- what was written is read, or refused
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE records SET loss = loss + 1e-15 WHERE step = 4",
+        "UPDATE records SET skipped = 0.0 WHERE step = 4",
+        "UPDATE records SET checksum = NULL WHERE step = 4",
+        "UPDATE records SET checksum = 'none' WHERE step = 4",
+        "UPDATE summaries SET zeros = zeros + 1 WHERE step = 4",
+        "UPDATE summaries SET units_off = x'FF' WHERE step = 4",
+        "DELETE FROM summaries WHERE step = 4 AND site = 'z/0'",
+        "UPDATE summaries SET step = 5, site = 'b/0' WHERE step = 6 AND site = 'z/0'",
+        "DELETE FROM records WHERE step = 4",
+        "UPDATE records SET step = 40 WHERE step = 4",
+    ],
+)
+def test_a_changed_record_is_refused(change, path):
+    with Store.create(path) as store:
+        write(store, range(9))
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute(change).rowcount >= 1
+        database.commit()
+    with Store.open(path) as store, pytest.raises(RunError, match="agree with its checksum"):
+        store.read()
+
+
+@pytest.mark.parametrize("column", ["name", "value", "checksum"])
+def test_a_changed_fact_is_refused(column, path):
+    with Store.create(path) as store:
+        store.set_meta("rows", "1")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"UPDATE meta SET {column} = 12")
+        database.commit()
+    with Store.open(path) as store, pytest.raises(RunError, match="agree with its checksum"):
+        store.meta()
+
+
+# --- a writer that was killed within a transaction that is to be undone
+
+SPILLING = """
+    import os, signal, sqlite3
+    database = sqlite3.connect({path!r}, isolation_level=None)
+    database.execute("PRAGMA journal_mode = DELETE")
+    database.execute("PRAGMA cache_size = 1")
+    database.execute("BEGIN")
+    database.execute("UPDATE records SET loss = -1, lr = -1")
+    database.execute("UPDATE summaries SET mean = -1, std = -1")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def spilled(path: Path) -> Path:
+    """A store whose pages hold half of a transaction, with the journal that undoes it."""
+    with Store.create(path) as store:
+        write(store, range(40))
+    before = path.read_bytes()
+    program = textwrap.dedent(SPILLING).format(path=str(path))
+    done = subprocess.run([sys.executable, "-c", program])
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() != before
+    assert path.with_name(path.name + "-journal").stat().st_size > 0
+    return path
+
+
+def test_a_transaction_that_a_kill_cut_off_is_undone(spilled):
+    with Store.open(spilled) as store:
+        assert check_whole(store.read()) == 40
+    assert not spilled.with_name(spilled.name + "-journal").exists()
+
+
+def test_without_its_journal_the_store_is_refused(spilled):
+    """The test above can fail: the pages do hold what was never committed."""
+    spilled.with_name(spilled.name + "-journal").unlink()
+    with Store.open(spilled) as store, pytest.raises(RunError):
+        store.read()
+
+
+READING = """
+    import os
+    from isograd.telemetry import Store
+    from isograd.errors import RunError
+    os.setgid(65534), os.setuid(65534)
+    try:
+        Store.open({path!r}).read()
+    except RunError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes two users")
+def test_a_transaction_to_undo_in_a_folder_that_is_not_ours(spilled):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o755)
+        for file in spilled.parent.iterdir():
+            shutil.copy(file, folder)
+        path = Path(folder) / spilled.name
+        program = textwrap.dedent(READING).format(path=str(path))
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert path.read_bytes() == spilled.read_bytes()
+    assert done.stderr == ""
+    assert "must be an SQLite file that can be read" in done.stdout
+    assert str(path) in done.stdout
+    assert "permissions" in done.stdout

@@ -8,9 +8,11 @@ speak of it ("z/3", "delta/3", "W/3").
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from isograd.errors import SpecError
 from isograd.nn.activations import FORMULAS
@@ -22,6 +24,7 @@ from isograd.nn.spec import (
     Layer,
     LayerNorm,
     Network,
+    Repeat,
     Residual,
     RMSNorm,
     Scale,
@@ -199,6 +202,78 @@ def places(network: Network, n_in: int) -> Iterator[Place]:
             made_by = _IDENTITY
 
 
+class Extent(NamedTuple):
+    """How large layers are, as functions of the width w of what enters them.
+
+    Args:
+        per_unit: learned numbers per unit of w, and `parameters` those beside: per_unit · w + them.
+        passed: values per row that a backward pass reads, per unit of w, and `values` those beside:
+            what enters weights, and what a normalisation makes before its scale.
+        n_out: the width of what leaves; None where it is w.
+    """
+
+    per_unit: int = 0
+    parameters: int = 0
+    passed: int = 0
+    values: int = 0
+    n_out: int | None = None
+
+    def at(self, n_in: int) -> tuple[int, int]:
+        """Learned numbers, and values per row, where n_in features enter."""
+        return self.per_unit * n_in + self.parameters, self.passed * n_in + self.values
+
+    def then(self, other: Extent, times: int = 1) -> Extent:
+        """These layers, and so many copies of others behind them."""
+        if not times:
+            return self
+        more, n_out = other, other.n_out
+        if self.n_out is not None:
+            parameters, values = other.at(self.n_out)
+            more, n_out = Extent(0, parameters, 0, values), n_out or self.n_out
+        joined = Extent(
+            self.per_unit + more.per_unit,
+            self.parameters + more.parameters,
+            self.passed + more.passed,
+            self.values + more.values,
+            n_out,
+        )
+        if times == 1:
+            return joined
+        # Before every copy but the first the width is the same: that behind the first.
+        return joined.then(other.alike(times - 1, joined.n_out))
+
+    def alike(self, times: int, n_in: int | None) -> Extent:
+        """Copies one behind the other, before each of which the width is n_in; None is w."""
+        per_unit, passed, (parameters, values) = self.per_unit, self.passed, self.at(0)
+        if n_in is not None:
+            per_unit, passed, (parameters, values) = 0, 0, self.at(n_in)
+        return Extent(
+            times * per_unit, times * parameters, times * passed, times * values, self.n_out
+        )
+
+
+def extent(layers: tuple[Layer, ...]) -> Extent:
+    """How large layers are, repeats counted but not written out: a million take no time."""
+    total = Extent()
+    for layer in layers:
+        if isinstance(layer, Repeat):
+            total = total.then(extent(layer.layers), layer.times)
+        elif isinstance(layer, Residual):
+            total = total.then(extent(layer.layers))
+        else:
+            total = total.then(_extent(layer))
+    return total
+
+
+def _extent(layer: Layer) -> Extent:
+    n_out = layer.units if isinstance(layer, Dense) else None
+    none, one = (
+        sum(math.prod(shape) for shape in _learned(layer, w, n_out or w).values()) for w in (0, 1)
+    )
+    read = isinstance(layer, Dense | LayerNorm | RMSNorm | BatchNorm)
+    return Extent(one - none, none, passed=int(read), n_out=n_out)
+
+
 def _walk(layers: tuple[Layer, ...]) -> Iterator[tuple[str, Layer | None]]:
     """The layers in order, repeats written out; None where a residual block ends."""
     stack: list[Iterator[tuple[str, Layer]]] = [flatten(layers)]
@@ -214,4 +289,4 @@ def _walk(layers: tuple[Layer, ...]) -> Iterator[tuple[str, Layer | None]]:
                 yield "", None
 
 
-__all__ = ["Part", "Place", "Shapes", "elementwise", "places"]
+__all__ = ["Extent", "Part", "Place", "Shapes", "elementwise", "extent", "places"]

@@ -3,45 +3,104 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import psutil
 
 from isograd.errors import SpecError
-from isograd.nn.model import Model
+from isograd.nn.places import Part, extent, places
 from isograd.nn.spec import SGD, Adam, AdamW, GradientDescent, Spec
 
+_SHOWN = 10_000  # layers among which the largest is sought: repeats of them bring no larger one
 
-def required_bytes(spec: Spec, model: Model, batch_size: int) -> int:
+
+def required_bytes(spec: Spec, n_in: int, batch_size: int) -> int:
     """The least that a training step holds at once.
 
     The parameters, their gradient, the update and the parameters after it; what the update rule
-    keeps; and for every value of the forward pass the value and its cotangent.
+    keeps; and of each row what the backward pass reads. A step takes up to three times as much, as
+    `tests/test_memory.py` measures.
+
+    Args:
+        spec: what is to be trained.
+        n_in: features of the data.
+        batch_size: rows per step.
     """
     kept = 0 if isinstance(spec.optimiser, GradientDescent | SGD) else 1
     kept += isinstance(spec.optimiser, Adam | AdamW)
-    values = sum(place.n_out for place in model.places)
-    numbers = model.parameter_count * (4 + kept) + 2 * batch_size * values
+    parameters, values = extent(spec.network.layers).at(n_in)
+    numbers = parameters * (4 + kept) + batch_size * values
     return numbers * np.dtype(spec.dtype).itemsize
 
 
-def require_memory(spec: Spec, model: Model, batch_size: int) -> None:
+def require_memory(spec: Spec, n_in: int, batch_size: int) -> None:
     """Refuse a network that cannot fit.
 
     Raises:
         SpecError: it would need more than the memory that is free; the error says how much.
     """
-    needed, free = required_bytes(spec, model, batch_size), psutil.virtual_memory().available
+    needed, free = required_bytes(spec, n_in, batch_size), free_bytes()
     if needed <= free:
         return
-    widest = max(model.weights, key=lambda place: place.n_in * place.n_out)
+    parameters, _ = extent(spec.network.layers).at(n_in)
+    weights = (p for p in islice(places(spec.network, n_in), _SHOWN) if p.part is Part.WEIGHTS)
+    widest = max(weights, key=lambda place: place.n_in * place.n_out)
     raise SpecError(
         "a network in training must fit in memory",
-        came=f"{model.parameter_count:.3g} parameters and batches of {batch_size} rows need at "
+        came=f"{parameters:.3g} parameters and batches of {batch_size} rows need at "
         f"least {_size(needed)}; {_size(free)} are free",
         where=f"{widest.path} (layer {widest.layer}, {widest.n_in} × {widest.n_out} weights)",
         fix="lower units or times there, or training.batch_size",
     )
+
+
+def free_bytes(root: Path = Path("/")) -> int:
+    """Memory that can still be taken, of the machine and of a container around this process.
+
+    Args:
+        root: where /proc and /sys lie.
+    """
+    return min([int(psutil.virtual_memory().available), *_left_to_groups(root)])
+
+
+# Of Linux' control groups, by version: where they lie, and in each its limit, its use, and in
+# memory.stat what of that is cache of files, which makes room.
+_GROUPS = {
+    "0": ("sys/fs/cgroup", "memory.max", "memory.current", "file"),
+    "memory": (
+        "sys/fs/cgroup/memory",
+        *("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+    ),
+}
+
+
+def _left_to_groups(root: Path) -> list[int]:
+    """What each control group around this process may still take, where it has a limit."""
+    left = []
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, path = line.split(":", 2)
+        key = "memory" if "memory" in controllers.split(",") else number
+        if key not in _GROUPS:
+            continue
+        top, limit, use, cache = _GROUPS[key]
+        inner = Path(path.lstrip("/"))
+        for group in (inner, *inner.parents):  # within a container the path may be that outside
+            folder = root / top / group
+            numbers = [*_lines(folder / limit), *_lines(folder / use)]
+            if len(numbers) == 2 and all(text.isdecimal() for text in numbers):
+                stat = dict(text.split(" ", 1) for text in _lines(folder / "memory.stat"))
+                left.append(max(int(numbers[0]) - int(numbers[1]) + int(stat.get(cache, 0)), 0))
+    return left
+
+
+def _lines(path: Path) -> list[str]:
+    """A file of the system's, by lines; none where there is no such file."""
+    try:
+        return path.read_text().split("\n")[:-1]
+    except OSError:
+        return []
 
 
 def _size(count: int) -> str:
@@ -51,4 +110,4 @@ def _size(count: int) -> str:
     return f"{count / 1024.0**power:.3g} {unit}"
 
 
-__all__ = ["require_memory", "required_bytes"]
+__all__ = ["free_bytes", "require_memory", "required_bytes"]

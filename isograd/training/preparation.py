@@ -105,13 +105,21 @@ def fit(
     if not standardise:
         return Moments((0.0,) * d, (1.0,) * d)
     scaler, jointly = StandardScaler(), standardise == "jointly"
+    low, high = np.inf, -np.inf
     with np.errstate(all="ignore"):  # judged below
         for _, block in _blocks(X, rows, fill):
-            scaler.partial_fit(block.reshape(-1, 1) if jointly else block)
+            block = block.reshape(-1, 1) if jointly else block
+            scaler.partial_fit(block)
+            low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
     if not (np.isfinite(scaler.mean_).all() and np.isfinite(scaler.scale_).all()):
         raise _not_finite(X, where)
+    # The mean of a constant is rounded, and what is left of 1e30 may be 1e14. The scaler leaves a
+    # column unscaled whose spread is no more than that: its own half-width then bounds it.
+    mean, half = np.clip(scaler.mean_, low, high), high / 2 - low / 2
+    unscaled = (scaler.scale_ != np.sqrt(scaler.var_)) & (half > 0)
+    scale = np.where(unscaled, half, scaler.scale_)
     times = d if jointly else 1
-    return Moments(tuple(scaler.mean_.tolist()) * times, tuple(scaler.scale_.tolist()) * times)
+    return Moments(tuple(mean.tolist()) * times, tuple(scale.tolist()) * times)
 
 
 def fit_fill(

@@ -69,11 +69,11 @@ def prepare(spec: Spec, split: Split) -> Start:
     and one for random layers, so an edit of the network keeps the order.
     """
     _require_match(spec, split)
-    model = model_for(spec, split)
-    n = len(split.X_train)
+    n, n_in = split.X_train.shape
     batch_size = spec.batch_size_for(n)
     batches(n, batch_size, np.random.default_rng())  # refuses a batch that is too large
-    require_memory(spec, model, batch_size)
+    require_memory(spec, n_in, batch_size)  # before layers are written out
+    model = model_for(spec, split)
     for_parameters, for_order, for_noise = np.random.SeedSequence(spec.seed).spawn(3)
     params = model.init(
         np.random.default_rng(for_parameters), spec.dtype, split.X_train[:batch_size]
