@@ -1,0 +1,1 @@
+"""Native plans: machine code through LLVM."""
