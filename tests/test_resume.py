@@ -242,6 +242,31 @@ def test_a_run_in_training_is_left_alone(tmp_path: Path) -> None:
     assert refusals[0].fix.startswith("wait for it")
 
 
+def test_of_two_that_go_on_with_a_run_one_does(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", progress=stop_at(5))
+    both = [isograd("resume", "run", cwd=tmp_path) for _ in range(2)]
+    answers = [process.communicate(timeout=120) for process in both]
+    codes = [process.returncode for process in both]
+    assert min(codes) in (0, 1), answers
+    if 2 in codes:  # it came while the other was at work, or when it had ended
+        refusal = answers[codes.index(2)][1]
+        assert "only one process may train a run" in refusal or "has ended" in refusal
+    assert same_run(tmp_path / "run", whole)
+
+
+def test_of_two_that_train_into_one_folder_one_does(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.toml").write_text(TEXT)
+    words = ["train", "spec.toml", "--out", "run"]
+    both = [isograd(*words, cwd=tmp_path) for _ in range(2)]
+    answers = [process.communicate(timeout=120) for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes[0] in (0, 1), answers
+    assert codes[1] == 2, answers
+    assert any("a run's folder must be new" in err for _, err in answers)
+    assert same_run(tmp_path / "run", whole)
+    assert {p.name for p in tmp_path.iterdir()} == {"spec.toml", "run"}
+
+
 def test_another_spec_or_other_data_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(folder, progress=stop_at(5))

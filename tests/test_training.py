@@ -20,11 +20,13 @@ from isograd.nn import (
     SGD,
     Activation,
     Adam,
+    BatchNorm,
     BinaryCrossEntropy,
     Constant,
     Critical,
     Data,
     Dense,
+    EarlyStopping,
     GradientDescent,
     HalfSquaredError,
     He,
@@ -33,8 +35,10 @@ from isograd.nn import (
     Momentum,
     Network,
     Normal,
+    Plateau,
     Repeat,
     Residual,
+    RMSProp,
     SoftmaxCrossEntropy,
     Spec,
     Training,
@@ -717,3 +721,75 @@ def test_three_hundred_layers() -> None:
 @pytest.mark.slow  # about a minute, 0.9 GB
 def test_ten_thousand_layers() -> None:
     check_deep(10_000)
+
+
+# --- what is not finite, wherever it comes from
+
+
+def large_gradient(optimiser: Any) -> tuple[Spec, Split]:
+    """A row whose gradient, about 1e20, has a square beyond float32: it is finite itself."""
+    spec = spec_of(
+        *(Dense(2, bias=False),),
+        loss=HalfSquaredError(),
+        dtype="float32",
+        optimiser=optimiser,
+        init=Constant(),
+    )
+    split = split_for(spec)
+    x, y = split.X_train.copy(), split.y_train.copy()
+    x[3], y[3] = 1e11, 1e10
+    return spec, replace(split, X_train=x, y_train=y)
+
+
+@pytest.mark.parametrize("optimiser", [Adam(), RMSProp()], ids=["adam", "rmsprop"])
+def test_a_square_kept_by_the_rule_that_overflows_skips_the_step(optimiser: Any) -> None:
+    """Applied, an infinite mean of g² would make all later steps of these weights 0."""
+    spec, split = large_gradient(optimiser)
+    outcome = fit(spec, split)
+    bad = [i for i, rows in enumerate(orders(spec.seed, len(split.X_train), 3)) if 3 in rows]
+    records = outcome.telemetry.records
+    assert [r.step for r in records if r.skipped] == bad
+    assert all(math.isfinite(r.loss) for r in records)
+    assert outcome.skipped == len(bad) > 0
+    assert all(np.isfinite(v).all() for v in outcome.params.values())
+
+
+def test_running_moments_that_overflow_skip_the_step() -> None:
+    """Normalised, the batch is finite; its variance, about 1e40, is not."""
+    spec = spec_of(
+        *(Dense(4, bias=False), BatchNorm(), TANH, Dense(3)), dtype="float32", init=Normal(std=1.0)
+    )
+    split = split_for(spec)
+    x = split.X_train.copy()
+    x[5] *= 1e20
+    outcome = fit(spec, replace(split, X_train=x))
+    bad = [i for i, rows in enumerate(orders(spec.seed, len(x), 3)) if 5 in rows]
+    assert [r.step for r in outcome.telemetry.records if r.skipped] == bad
+    assert all(np.isfinite(v).all() for v in outcome.params.values())
+
+
+def test_a_validation_loss_that_is_not_finite_is_no_better() -> None:
+    """Early stopping waits it out, the plateau lowers the rate, and nothing breaks."""
+    training = Training(
+        epochs=6,
+        batch_size=BATCH,
+        early_stopping=EarlyStopping(patience=3),
+        schedule=(Plateau(patience=0, factor=0.5),),
+    )
+    data = Data("arrays", validation_fraction=0.25)
+    network = Network((Dense(2),), HalfSquaredError())
+    spec = Spec(data, network, training=training)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((80, FEATURES))
+    y = X[:, :2]
+    split = from_arrays(X, y, data, loss_kind=spec.network.loss)
+    spoiled = split.X_validation.copy()
+    spoiled[0] = np.inf
+    outcome = fit(spec, replace(split, X_validation=spoiled))
+    records = outcome.telemetry.records
+    assert outcome.stopped == "early"
+    assert len(records) == 3 * (len(split.X_train) // BATCH)
+    assert [math.isnan(r.validation) for r in records if r.validation is not None] == [True] * 3
+    rates = sorted({r.lr for r in records}, reverse=True)
+    assert rates == pytest.approx([0.1, 0.05, 0.025])
+    assert outcome.state.best is None
