@@ -8,7 +8,7 @@ the exponential and the quotient are kept in two words, so that the relative err
 from __future__ import annotations
 
 from isograd.backends.llvm import coefficients
-from isograd.backends.llvm.exponential import exp_two_words, times_power_of_two
+from isograd.backends.llvm.exponential import exp_two_words, times_small_power_of_two
 from isograd.backends.llvm.lanes import (
     Floats,
     at_most,
@@ -36,7 +36,7 @@ def _erfc_far(a: Floats) -> Floats:
     ratio, ratio_low = quotient(top, top_low, *ordered_sum(a + a, a.like(1.0)))
     square, square_low = two_product(a, a)
     e, e_low, k = exp_two_words(-square, -square_low)
-    return times_power_of_two(fma(e, ratio, fma(e, ratio_low, e_low * ratio)), k)
+    return times_small_power_of_two(fma(e, ratio, fma(e, ratio_low, e_low * ratio)), k)
 
 
 def erfc(x: Floats) -> Floats:

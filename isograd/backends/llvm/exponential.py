@@ -73,11 +73,32 @@ def times_power_of_two(x: Floats, k: Integers) -> Floats:
     return x * half.power_of_two() * (k - half).power_of_two()
 
 
+def times_small_power_of_two(x: Floats, k: Integers) -> Floats:
+    """x·2ᵏ for |x| ≤ 2 and −1.4·bias < k ≤ 0, where one of two powers can be a constant."""
+    lift = x.format.bias // 2
+    return x * (k + lift).power_of_two() * 2.0**-lift
+
+
+def _exp_of_reduced(x: Floats) -> tuple[Floats, Integers]:
+    """eʳ and k, where no digits beyond those of the format are wanted of eʳ."""
+    format = x.format.name
+    ln2_high, ln2_low = LN2[format]
+    number, k = nearest_integer(x, LOG2_E)
+    r = fma(-number, ln2_low, fma(-number, ln2_high, x))
+    return polynomial(r, (1.0, 1.0, *coefficients.EXP[format])), k
+
+
 def exp(x: Floats) -> Floats:
     """eˣ."""
     x = at_least(smallest_exponent(x.format), at_most(largest_exponent(x.format), x))
-    e = reduce(x)
-    return times_power_of_two(1.0 + (e.first + e.rest), e.k)
+    return times_power_of_two(*_exp_of_reduced(x))
+
+
+def exp_of_minus_abs(x: Floats) -> Floats:
+    """e^−|x|, which does not overflow."""
+    return times_small_power_of_two(
+        *_exp_of_reduced(at_least(smallest_exponent(x.format), -abs(x)))
+    )
 
 
 def exp_two_words(x: Floats, low: Floats) -> tuple[Floats, Floats, Integers]:
@@ -103,16 +124,11 @@ def tanh(x: Floats) -> Floats:
     one = 0.35 * (x.format.digits + 2) * 2.0  # tanh is rounded to 1 from half of this on
     e = reduce(at_most(one, abs(x) * 2.0))
     scale = e.k.power_of_two()
-    t, t_low = ordered_sum(fma(scale, e.first, scale - 1.0), scale * e.rest)
-    bottom = t + 2.0  # what it loses is exact while t < 2^(digits + 1); beyond, it does not count
-    ratio, ratio_low = quotient(t, t_low, bottom, (t - (bottom - 2.0)) + t_low)
+    t = fma(scale, e.first, scale - 1.0) + scale * e.rest
+    bottom = t + 2.0
+    bottom_low = t - (bottom - 2.0)  # exact while t < 2^(digits + 1); beyond, it does not count
+    ratio, ratio_low = quotient(t, None, bottom, bottom_low)
     return with_sign(ratio + ratio_low, x)
-
-
-def exp_of_minus_abs(x: Floats) -> Floats:
-    """e^−|x|, which does not overflow."""
-    e = reduce(at_least(smallest_exponent(x.format), -abs(x)))
-    return times_power_of_two(1.0 + (e.first + e.rest), e.k)
 
 
 def logistic(x: Floats) -> Floats:

@@ -12,8 +12,11 @@ import math
 from isograd.backends.llvm import coefficients
 from isograd.backends.llvm.exponential import (
     LN2,
+    exp,
     exp_of_minus_abs,
     exp_two_words,
+    largest_exponent,
+    smallest_exponent,
     times_power_of_two,
 )
 from isograd.backends.llvm.lanes import (
@@ -125,31 +128,32 @@ def _log_two_words(x: Floats) -> tuple[Floats, Floats]:
 _TWO_THIRDS_LOW = 2.0 / 3.0 * 2.0**-54  # 2/3 in binary is 0.101010…, cut after 53 digits
 
 
+def _power(x: Floats, y: Floats) -> Floats:
+    """e^(y ln x) for finite x > 0 and |y| ≤ 2⁶⁵."""
+    if x.format.bits == 32:
+        return exp(y.wide() * log(x.wide())).narrow()
+    log_high, log_low = _log_two_words(x)
+    high, low = two_product(y, log_high)
+    clamped = at_least(smallest_exponent(x.format), at_most(largest_exponent(x.format), high))
+    low = select(clamped.eq(high), fma(y, log_low, low), 0.0)
+    first, second, k = exp_two_words(clamped, low)
+    return times_power_of_two(first + second, k)
+
+
 def pow(x: Floats, y: Floats) -> Floats:
     """xʸ with the special values of C99, sec. F.9.4.4.
 
-    |x|ʸ = e^(y ln |x|) with ln |x| and the product in two words; float32 is computed in float64.
+    |x|ʸ = e^(y ln |x|) with ln |x| and the product in two words, or in float64 for float32.
     """
-    if x.format.bits == 32:
-        return pow(x.wide(), y.wide()).narrow()
-    size = abs(x)
-    # Beyond 2⁶⁵ the result is 0, 1 or ∞ whatever y is; a bound keeps the product finite.
-    bounded = at_least(-(2.0**65), at_most(2.0**65, y))
-    log_high, log_low = _log_two_words(size)
-    high, low = two_product(bounded, log_high)
-    low = fma(bounded, log_low, low)
-    clamped = at_least(-746.0, at_most(709.79, high))
-    low = select(clamped.eq(high), low, 0.0)
-    first, second, k = exp_two_words(clamped, low)
-    power = times_power_of_two(first + second, k)
-    ends = size.eq(0.0) | size.eq(math.inf)
+    size, extent = abs(x), abs(y)
+    # Beyond 2⁶⁵ only the sign of y matters; the bound keeps the product finite.
+    power = _power(size, at_least(-(2.0**65), at_most(2.0**65, y)))
     to_zero = size.eq(0.0) ^ (y < 0.0)
-    power = select(ends, select(to_zero, x.like(0.0), x.like(math.inf)), power)
-    whole = round_down(y).eq(y)
-    half = y * 0.5
-    odd = whole & round_down(half).ne(half) & (abs(y) < math.inf)
-    negative = x.bits() < 0
-    power = select(negative & odd, -power, power)
+    at_end = select(to_zero, x.like(0.0), x.like(math.inf))
+    power = select(size.eq(0.0) | size.eq(math.inf), at_end, power)
+    whole, half = round_down(y).eq(y), y * 0.5
+    odd = whole & round_down(half).ne(half) & (extent < math.inf)
+    power = select((x.bits() < 0) & odd, -power, power)
     power = select((x < 0.0) & (x > -math.inf) & ~whole, x.like(math.nan), power)
     power = select(x.ne(x) | y.ne(y), x + y, power)
     return select(y.eq(0.0) | x.eq(1.0), x.like(1.0), power)
