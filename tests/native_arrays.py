@@ -77,12 +77,17 @@ def host() -> Any:
 
 
 class Compiled:
-    """A function on arrays."""
+    """A function on arrays, by default in the best code for this machine."""
 
     def __init__(
-        self, function: Callable[..., Any], reads: tuple[str, ...], writes: str, n: int
+        self,
+        function: Callable[..., Any],
+        reads: tuple[str, ...],
+        writes: str,
+        n: int,
+        machine: Any = None,
     ) -> None:
-        machine = host()
+        machine = machine or host()
         module = optimised(loop(function, reads, writes, n), machine)
         self._engine = binding.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import platform
 import re
 import runpy
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
-from llvmlite import ir
+from llvmlite import binding, ir
 from mpmath import mp, mpf
 from native_arrays import Array, Compiled, loop, machine_of, optimised
 
@@ -324,22 +325,39 @@ def test_sin_and_cos_near_multiples_of_half_pi(dtype: Any, exponents: range) -> 
         assert found[at] <= BOUND[op], f"{op.value}({x[at]!r}): {found[at]:.3f}"
 
 
+def mixed(op: Op, dtype: Any) -> tuple[Array, ...]:
+    """Arguments of all sizes, large beside small."""
+    generator = np.random.default_rng(2)
+    x, y = (
+        generator.permutation(
+            np.concatenate(
+                [patterns(generator, dtype, 400), generator.normal(0, 5, 403)], dtype=dtype
+            )
+        )
+        for _ in range(2)
+    )
+    return (x > y, x, y) if op is Op.SELECT else (x, y) if op in BINARY else (x,)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", ELEMENTWISE)
 def test_bits_depend_neither_on_lanes_nor_on_place(op: Op, dtype: Any) -> None:
-    generator = np.random.default_rng(2)
-    x, y = (
-        np.concatenate([patterns(generator, dtype, 400), generator.normal(0, 5, 403)], dtype=dtype)
-        for _ in range(2)
-    )
-    order = generator.permutation(x.size)
-    x, y = x[order], y[generator.permutation(x.size)]  # large beside small
-    arguments = (x > y, x, y) if op is Op.SELECT else (x, y) if op in BINARY else (x,)
+    arguments = mixed(op, dtype)
     first = native(op, *arguments, n=1)
     for n in (4, 8, 16):
         assert np.all(same(native(op, *arguments, n=n), first))
     shifted = native(op, *(a[5:] for a in arguments), n=8)
     assert np.all(same(shifted, first[5:]))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the code is x86-64's")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", [*EXACT, Op.POW])
+def test_bits_do_not_depend_on_the_processor(op: Op, dtype: Any) -> None:
+    baseline = machine_of(binding.get_default_triple(), "x86-64")
+    code = Compiled(ELEMENTWISE[op], *types(op, np.dtype(dtype).name), 8, baseline)
+    arguments = mixed(op, dtype)
+    assert np.all(same(code(*arguments), native(op, *arguments)))
 
 
 # --- the code
