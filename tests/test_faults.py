@@ -185,6 +185,8 @@ LINES = ("training/loop.py", "training/run.py", "training/files.py", "telemetry/
 
 
 @pytest.mark.slow
+# Ctrl-C between a file's opening and the block that closes it leaves that to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("first", [3, 14])
 def test_ctrl_c_at_lines_of_the_program(first: int, whole: Path, tmp_path: Path) -> None:
     """At every 29th line that is run in the files that keep a run."""
