@@ -261,7 +261,8 @@ def _train_and_tell(
 
         def told(p: Any) -> None:
             held_out = "" if p.validation is None else f", validation {p.validation:.4g}"
-            bar("training", p.step, p.steps, f"loss {p.loss:.4g}{held_out}")
+            skipped = f", {p.skipped} skipped" if p.skipped else ""
+            bar("training", p.step, p.steps, f"loss {p.loss:.4g}{held_out}{skipped}")
 
         outcome = work(told)
     diagnosis = examine(outcome, split)

@@ -276,6 +276,30 @@ def test_train_show_runs(command: Command) -> None:
     refused(command("train", "ok.toml", "--out", "ok.toml/x"), "writable", "File exists")
 
 
+def test_steps_that_were_skipped_are_told(command: Command) -> None:
+    """One row whose squared error is beyond float32 costs a step an epoch."""
+    rows = "".join(f"{i},{0.1 * i}\n" for i in range(99)) + "50,1e30\n"
+    Path("rows.csv").write_text("x,y\n" + rows)
+    Path("spec.toml").write_text(
+        """\
+        data = { source = "rows.csv", standardise = false, test_fraction = 0.02 }
+        optimiser = { kind = "adam", lr = 0.01 }
+        training = { epochs = 4, batch_size = 14 }
+        [network]
+        layers = [{ kind = "dense", units = 1 }]
+        loss = { kind = "half_squared_error" }
+        """
+    )
+    answer = command("train", "spec.toml", "--out", "one")
+    assert "4 steps skipped: loss, gradient or result was not finite" in answer.words
+    content = answer_of(command("train", "spec.toml", "--json"), "train")
+    assert content["outcome"]["skipped"] == 4
+    assert content["outcome"]["steps"] == 28
+    shown = answer_of(command("show", "one", "--json"), "show")
+    assert shown["result"]["skipped"] == 4
+    assert "4 of 28 steps were skipped" in command("show", "one").words
+
+
 def test_no_runs(command: Command) -> None:
     answer = command("runs", "nowhere")
     assert (answer.code, answer.err) == (0, "")
