@@ -17,9 +17,12 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from isograd.backends.llvm.blas import Product, product
+from isograd.backends.llvm.elements import Operand
+from isograd.backends.llvm.fused import Fused, supports
 from isograd.backends.llvm.ir import I64
 from isograd.backends.llvm.jit import Code, vector_bytes
-from isograd.backends.llvm.kernels import Fused, LogSoftmax, Operand, Reduce, supports
+from isograd.backends.llvm.reductions import Reduce
+from isograd.backends.llvm.softmax import LogSoftmax
 from isograd.backends.llvm.views import View, lives, resolve, row_major
 from isograd.engine.graph import Eqn, Var
 from isograd.engine.ops import RULES, Op
