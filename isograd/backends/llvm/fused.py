@@ -7,61 +7,160 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 
-from isograd.backends.llvm.elements import Operand, load, portions, store
-from isograd.backends.llvm.ir import kernel, loop, loops, offset
+from isograd.backends.llvm.elements import (
+    Operand,
+    constant,
+    load,
+    portions,
+    store,
+    variable,
+)
+from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset
+from isograd.backends.llvm.lanes import Floats
 from isograd.backends.llvm.maths import ELEMENTWISE
 from isograd.backends.llvm.views import Ints, nest
 from isograd.engine.ops import Op
 
+Step = tuple[Op, Ints]
+
+_BLOCK = 4096  # elements summed before their sum is added to the whole: bounds the rounding
+
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """Elementwise equations over one shape, as one loop.
+    """Elementwise equations over one shape, as one loop; and sums of what they compute.
 
     Attributes:
         reads, writes: operands.
         steps: (primitive, numbers of its arguments); values are numbered, the reads first.
         stored: the number of the value that goes into each of the writes.
+        places: for each of the writes, the number of the read whose memory it takes, or −1.
+        sums: numbers of the values whose sum over all elements is wanted, each behind a pointer
+            of its own after the writes.
     """
 
     reads: tuple[Operand, ...]
     writes: tuple[Operand, ...]
-    steps: tuple[tuple[Op, Ints], ...]
+    steps: tuple[Step, ...]
     stored: Ints
+    places: Ints = ()
+    sums: Ints = ()
+
+    @property
+    def shape(self) -> Ints:
+        """Of the loop."""
+        return (self.writes or self.reads)[0].shape
 
     def build(self, module: Any, name: str, width: int) -> None:
         """Append the kernel to a module; `width` is that of vectors, in bytes."""
         operands = (*self.reads, *self.writes)
-        over = nest(self.writes[0].shape, [o.strides for o in operands])
+        places = self.places or (-1,) * len(self.writes)
+        over = nest(self.shape, [o.strides for o in operands])
         bytes_each = max(np.dtype(o.dtype).itemsize for o in operands)
         lanes = width // bytes_each
         inner = [steps[-1] if steps else 0 for steps in over.steps]
         vector = all(s in (0, 1) for s in inner) and all(s == 1 for s in inner[len(self.reads) :])
+        lanes = lanes if vector else 1
+        fresh = [o for o, p in zip(self.writes, places, strict=True) if p < 0]
+        types = [self._type(i) for i in self.sums]
+        pointees = [o.type for o in (*self.reads, *fresh)] + types
 
         def body(b: Any, pointers: list[Any]) -> None:
+            reads, rest = pointers[: len(self.reads)], iter(pointers[len(self.reads) :])
+            outs = [reads[p] if p >= 0 else next(rest) for p in places]
+            totals = [Sum(b, kind, lanes) for kind in types]
+
             def at(counters: list[Any], n: int) -> None:
                 where = [offset(b, counters, steps) for steps in over.steps]
                 values = [
                     load(b, p, w, o, n, s)
-                    for p, w, o, s in zip(pointers, where, self.reads, inner, strict=False)
+                    for p, w, o, s in zip(reads, where, self.reads, inner, strict=False)
                 ]
-                for op, numbers in self.steps:
-                    values.append(ELEMENTWISE[op](*(values[i] for i in numbers)))
+                evaluate(values, self.steps)
                 offsets = where[len(self.reads) :]
-                outs = pointers[len(self.reads) :]
                 for p, w, o, i in zip(outs, offsets, self.writes, self.stored, strict=True):
                     store(b, p, w, values[i], o, n)
+                for total, i in zip(totals, self.sums, strict=True):
+                    total.add(values[i], n)
+
+            def along(counters: list[Any], low: Any, length: int) -> None:
+                """A row, or a block of one; then its sums are added to the whole."""
+                for n, start, stop in portions(length, lanes):
+                    with loop(b, start, stop, n) as i:
+                        at([*counters, b.add(low, i)], n)
+                for total in totals:
+                    total.flush()
 
             if not over.lengths:
                 at([], 1)
-                return
-            with loops(b, over.lengths[:-1]) as counters:
-                for n, low, high in portions(over.lengths[-1], lanes if vector else 1):
-                    with loop(b, low, high, n) as i:
-                        at([*counters, i], n)
+                for total in totals:
+                    total.flush()
+            else:
+                with loops(b, over.lengths[:-1]) as counters:
+                    length = over.lengths[-1]
+                    block = _BLOCK if self.sums and length > _BLOCK else length
+                    with loop(b, 0, length // block) as i:
+                        along(counters, b.mul(i, i64(block)), block)
+                    if length % block:
+                        along(counters, i64(length - length % block), length % block)
+            for total, p in zip(totals, rest, strict=True):
+                b.store(total.value().value, p)
 
-        kernel(module, name, [o.type for o in operands], body)
+        kernel(module, name, pointees, body)
+
+    def _type(self, number: int) -> Any:
+        """Of a value: that of the read that it descends from."""
+        while number >= len(self.reads):
+            number = self.steps[number - len(self.reads)][1][-1]
+        return self.reads[number].type
+
+
+def evaluate(values: list[Any], steps: Sequence[Step]) -> None:
+    """Append to the values those that the steps compute from them."""
+    for op, numbers in steps:
+        values.append(ELEMENTWISE[op](*(values[i] for i in numbers)))
+
+
+class Sum:
+    """A sum in the making: a vector and a scalar of a block, and those of the blocks before it."""
+
+    def __init__(self, b: Any, kind: Any, lanes: int) -> None:
+        self.b, self.lanes = b, lanes
+        operand = Operand("float64" if kind == ir.DoubleType() else "float32", (), ())
+        self.slots = {n: variable(b, operand, n, 0.0) for n in {1, lanes}}
+        self.wholes = {n: variable(b, operand, n, 0.0) for n in {1, lanes}}
+        self.zeros = {n: constant(operand, n, 0.0) for n in self.slots}
+
+    def add(self, x: Floats, n: int) -> None:
+        """n lanes more."""
+        self._gather(self.slots[n], x.value)
+
+    def flush(self) -> None:
+        """The end of a block."""
+        for n, slot in self.slots.items():
+            self._gather(self.wholes[n], self.b.load(slot))
+            self.b.store(self.zeros[n], slot)
+
+    def value(self) -> Floats:
+        """The sum: lanes are added in pairs, then in pairs of pairs."""
+        b = self.b
+        total = Floats(b, b.load(self.wholes[1]))
+        if self.lanes > 1:
+            vector = b.load(self.wholes[self.lanes])
+            parts = [
+                Floats(b, b.extract_element(vector, ir.Constant(ir.IntType(32), lane)))
+                for lane in range(self.lanes)
+            ]
+            while len(parts) > 1:
+                parts = [x + y for x, y in zip(parts[::2], parts[1::2], strict=True)]
+            total = total + parts[0]
+        return total
+
+    def _gather(self, slot: Any, word: Any) -> None:
+        b = self.b
+        b.store((Floats(b, b.load(slot)) + Floats(b, word)).value, slot)
 
 
 def supports(op: Op, dtypes: Sequence[str]) -> bool:
