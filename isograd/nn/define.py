@@ -154,7 +154,7 @@ def _elementwise(graph: Graph) -> bool:
     """
 
     def keeps(op: Op) -> bool:
-        return op in (Op.BROADCAST, Op.CAST) or RULES[op].elementwise
+        return op is Op.BROADCAST or RULES[op].elementwise
 
     return (
         all(keeps(eqn.op) for eqn in graph.eqns)

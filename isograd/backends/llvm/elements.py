@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 
 from isograd.backends.llvm.ir import I8, type_of
-from isograd.backends.llvm.lanes import Floats, Integers, Mask
+from isograd.backends.llvm.lanes import Mask, kind_of
 from isograd.backends.llvm.views import Ints
 
 
@@ -46,7 +46,7 @@ def load(b: Any, pointer: Any, index: Any, operand: Operand, lanes: int, step: i
     if operand.dtype == "bool":
         zero = ir.Constant(value.type, None if lanes > 1 else 0)
         return Mask(b, b.icmp_unsigned("!=", value, zero))
-    return (Floats if operand.dtype.startswith("float") else Integers)(b, value)
+    return kind_of(operand.dtype)(b, value)
 
 
 def store(b: Any, pointer: Any, index: Any, value: Any, operand: Operand, lanes: int) -> None:

@@ -17,13 +17,13 @@ from isograd.backends.llvm.elements import (
     store,
     variable,
 )
-from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset
+from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset, type_of
 from isograd.backends.llvm.lanes import Floats
-from isograd.backends.llvm.maths import ELEMENTWISE
+from isograd.backends.llvm.maths import apply
 from isograd.backends.llvm.views import Ints, nest
 from isograd.engine.ops import Op
 
-Step = tuple[Op, Ints]
+Step = tuple[Op, Ints, str]
 
 _BLOCK = 4096  # elements summed before their sum is added to the whole: bounds the rounding
 
@@ -34,7 +34,8 @@ class Fused:
 
     Attributes:
         reads, writes: operands.
-        steps: (primitive, numbers of its arguments); values are numbered, the reads first.
+        steps: (primitive, numbers of its arguments, dtype of its value); values are numbered, the
+            reads first.
         stored: the number of the value that goes into each of the writes.
         places: for each of the writes, the number of the read whose memory it takes, or −1.
         sums: numbers of the values whose sum over all elements is wanted, each behind a pointer
@@ -58,7 +59,8 @@ class Fused:
         operands = (*self.reads, *self.writes)
         places = self.places or (-1,) * len(self.writes)
         over = nest(self.shape, [o.strides for o in operands])
-        bytes_each = max(np.dtype(o.dtype).itemsize for o in operands)
+        dtypes = {*(o.dtype for o in operands), *(dtype for _, _, dtype in self.steps)}
+        bytes_each = max(np.dtype(dtype).itemsize for dtype in dtypes)
         lanes = width // bytes_each
         inner = [steps[-1] if steps else 0 for steps in over.steps]
         vector = all(s in (0, 1) for s in inner) and all(s == 1 for s in inner[len(self.reads) :])
@@ -111,16 +113,16 @@ class Fused:
         kernel(module, name, pointees, body)
 
     def _type(self, number: int) -> Any:
-        """Of a value: that of the read that it descends from."""
-        while number >= len(self.reads):
-            number = self.steps[number - len(self.reads)][1][-1]
-        return self.reads[number].type
+        """Of a value."""
+        if number < len(self.reads):
+            return self.reads[number].type
+        return type_of(np.dtype(self.steps[number - len(self.reads)][2]))
 
 
 def evaluate(values: list[Any], steps: Sequence[Step]) -> None:
     """Append to the values those that the steps compute from them."""
-    for op, numbers in steps:
-        values.append(ELEMENTWISE[op](*(values[i] for i in numbers)))
+    for op, numbers, dtype in steps:
+        values.append(apply(op, [values[i] for i in numbers], dtype))
 
 
 class Sum:
@@ -161,17 +163,3 @@ class Sum:
     def _gather(self, slot: Any, word: Any) -> None:
         b = self.b
         b.store((Floats(b, b.load(slot)) + Floats(b, word)).value, slot)
-
-
-def supports(op: Op, dtypes: Sequence[str]) -> bool:
-    """Whether there is a kernel for an elementwise primitive on these dtypes."""
-    if op not in ELEMENTWISE:
-        return False
-    if op is Op.SELECT:
-        return all(d in _FLOATS for d in dtypes[1:])
-    if all(d in ("int32", "int64") for d in dtypes):
-        return op in (Op.EQ, Op.LT, Op.ADD, Op.SUB)
-    return all(d in _FLOATS for d in dtypes)
-
-
-_FLOATS = ("float32", "float64")

@@ -1,7 +1,7 @@
 """Values of n lanes with Python's operators, so that formulas read as on paper.
 
-A value is one of `Floats` (float32 or float64), `Integers` (of the same width) or `Mask` (true or
-false), with n = 1, or more in a vector register. An operator appends one instruction to the block
+A value is one of `Floats` (float32 or float64), `Integers`, `Unsigned` or `Mask` (true or false),
+with n = 1, or more in a vector register. An operator appends one instruction to the block
 that the builder is at; a number beside a value is repeated in every lane. Rounding is IEEE 754's
 (2019) to nearest even, NaNs, infinities, subnormals and signed zeros included: no instruction is
 flagged as fast, so LLVM neither contracts nor reorders. The bits of a lane therefore depend neither
@@ -92,7 +92,7 @@ class Mask(_Lanes):
 
 
 class Integers(_Lanes):
-    """Integers in two's complement; sums and differences wrap."""
+    """Integers in two's complement; sums, differences and products wrap."""
 
     __slots__ = ()
 
@@ -100,35 +100,59 @@ class Integers(_Lanes):
     def format(self) -> Format:
         return FLOAT32 if self._element.width == 32 else FLOAT64
 
-    def __add__(self, other: Integers | int) -> Integers:
+    def __add__(self, other: Self | int) -> Self:
         return self._apply("add", other)
 
-    def __sub__(self, other: Integers | int) -> Integers:
+    def __sub__(self, other: Self | int) -> Self:
         return self._apply("sub", other)
 
-    def __and__(self, other: Integers | int) -> Integers:
+    def __mul__(self, other: Self | int) -> Self:
+        return self._apply("mul", other)
+
+    def __and__(self, other: Self | int) -> Self:
         return self._apply("and_", other)
 
-    def __lshift__(self, other: int) -> Integers:
+    def __or__(self, other: Self | int) -> Self:
+        return self._apply("or_", other)
+
+    def __xor__(self, other: Self | int) -> Self:
+        return self._apply("xor", other)
+
+    def __lshift__(self, other: int) -> Self:
         return self._apply("shl", other)
 
-    def __rshift__(self, other: int) -> Integers:
+    def __rshift__(self, other: int) -> Self:
         """Shifted to the right; the sign is kept."""
         return self._apply("ashr", other)
 
-    def __xor__(self, other: Integers | int) -> Integers:
-        return self._apply("xor", other)
-
-    def __neg__(self) -> Integers:
+    def __neg__(self) -> Self:
         return self.like(0) - self
 
-    def eq(self, other: Integers | int) -> Mask:
-        other = self.like(other)
-        return Mask(self.builder, self.builder.icmp_signed("==", self.value, other.value))
+    def __abs__(self) -> Self:
+        """|x|; the least number stays as it is, as its opposite is none."""
+        return select(self < 0, -self, self)
 
-    def __lt__(self, other: Integers | int) -> Mask:
+    def _compare(self, sign: str, other: Self | int) -> Mask:
         other = self.like(other)
-        return Mask(self.builder, self.builder.icmp_signed("<", self.value, other.value))
+        return Mask(self.builder, self.builder.icmp_signed(sign, self.value, other.value))
+
+    def eq(self, other: Self | int) -> Mask:
+        return self._compare("==", other)
+
+    def ne(self, other: Self | int) -> Mask:
+        return self._compare("!=", other)
+
+    def __lt__(self, other: Self | int) -> Mask:
+        return self._compare("<", other)
+
+    def __le__(self, other: Self | int) -> Mask:
+        return self._compare("<=", other)
+
+    def __gt__(self, other: Self | int) -> Mask:
+        return self._compare(">", other)
+
+    def __ge__(self, other: Self | int) -> Mask:
+        return self._compare(">=", other)
 
     def floats(self) -> Floats:
         """The same bits, read as numbers."""
@@ -224,6 +248,29 @@ class Floats(_Lanes):
         """The nearest numbers in float32."""
         kind = self._typed(ir.FloatType())
         return Floats(self.builder, self.builder.fptrunc(self.value, kind))
+
+
+class Unsigned(Integers):
+    """Integers without a sign; they wrap likewise."""
+
+    __slots__ = ()
+
+    def __rshift__(self, other: int) -> Self:
+        """Shifted to the right; zeros come in."""
+        return self._apply("lshr", other)
+
+    def _compare(self, sign: str, other: Self | int) -> Mask:
+        other = self.like(other)
+        return Mask(self.builder, self.builder.icmp_unsigned(sign, self.value, other.value))
+
+
+def kind_of(dtype: str) -> type[Floats | Integers | Mask]:
+    """The lanes that hold elements of a dtype."""
+    if dtype == "bool":
+        return Mask
+    if dtype.startswith("float"):
+        return Floats
+    return Unsigned if dtype.startswith("uint") else Integers
 
 
 def _intrinsic(name: str, *args: Floats) -> Floats:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from isograd.backends.llvm.blas import Product, product
 from isograd.backends.llvm.elements import Operand
-from isograd.backends.llvm.fused import Fused, supports
+from isograd.backends.llvm.fused import Fused
 from isograd.backends.llvm.ir import I64
 from isograd.backends.llvm.jit import Code, vector_bytes
+from isograd.backends.llvm.maths import supports
 from isograd.backends.llvm.reductions import Reduce
 from isograd.backends.llvm.softmax import LogSoftmax
 from isograd.backends.llvm.views import View, lives, resolve, row_major
@@ -63,7 +64,7 @@ class Native:
     ) -> list[Eqn | tuple[Kernel, tuple[View, ...]]]:
         """Kernels with their variables, or equations for the interpreter."""
         made = [e for e in eqns if self.views[e.output].root is e.output]
-        if not made:
+        if not made or made[0].output.spec.size == 0:
             return []
         if RULES[eqns[0].op].elementwise:
             return self._fused(eqns, stop)
@@ -110,10 +111,9 @@ class Native:
     def _fused(
         self, eqns: tuple[Eqn, ...], stop: int
     ) -> list[Eqn | tuple[Kernel, tuple[View, ...]]]:
-        if not all(supports(e.op, [v.spec.dtype.name for v in e.inputs]) for e in eqns):
-            return list(eqns)
-        if eqns[0].output.spec.size == 0:
-            return list(eqns)
+        for e in eqns:
+            if not supports(e.op, [v.spec.dtype.name for v in e.inputs], e.output.spec.dtype.name):
+                return list(eqns)
         inside = {e.output for e in eqns}
         graph = self.plan.graph
         outside = {v for e in graph.eqns[stop:] for v in e.inputs} | set(graph.outputs)
@@ -121,7 +121,8 @@ class Native:
         numbers = {v: i for i, v in enumerate(reads)}
         steps = []
         for e in eqns:
-            steps.append((e.op, tuple(numbers[v] for v in e.inputs)))
+            dtype = e.output.spec.dtype.name
+            steps.append((e.op, tuple(numbers[v] for v in e.inputs), dtype))
             numbers[e.output] = len(numbers)
         writes = tuple(e.output for e in eqns if e.output in outside)
         kernel = Fused(

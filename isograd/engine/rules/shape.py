@@ -348,5 +348,6 @@ define(
         _cast_jvp,
         _cast_vjp,
         domain="within the range of the target",
+        elementwise=True,
     ),
 )
