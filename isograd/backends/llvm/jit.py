@@ -1,37 +1,283 @@
-"""LLVM modules made into machine code for the host."""
+"""Machine code of kernels: made once per process and kept on disk for the next.
+
+A kernel is told from another by its repr. Its object file is kept under a key that covers
+everything the bytes depend on: the kernel, the sources of this folder, LLVM, and the processor with
+all its features. Imports without llvmlite; `available` says whether it is there.
+"""
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
+import importlib.resources
+import os
+import re
+import struct
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import llvmlite.binding as llvm
-import llvmlite.ir as ir
+from isograd.backends.llvm.cache import Store, default_folder
+from isograd.errors import IsogradError
+
+if TYPE_CHECKING:
+    from llvmlite import ir
+
+
+class Unavailable(IsogradError):
+    """This host cannot run native code."""
+
+
+class Kernel(Protocol):
+    """A hashable value whose repr tells it from every other kernel.
+
+    If it calls functions that this project names, its module has `symbols() -> dict[str, int]`:
+    their addresses.
+    """
+
+    def build(self, module: Any, name: str, width: int) -> None:
+        """Append `void name(void **pointers)` to a module, for vectors of `width` bytes."""
+
+
+K = TypeVar("K", bound=Kernel)
+
+_OLDEST = (0, 45)
 
 
 @cache
-def _initialise() -> None:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
+def available() -> str | None:
+    """Why there is no native code on this host; None if there is."""
+    if struct.calcsize("P") != 8:
+        return "native code is for processors of 64 bits"
+    try:
+        import llvmlite
+        import llvmlite.binding as llvm
+    except ImportError:
+        return 'llvmlite is not installed: pip install "isograd[native]"'
+    except OSError as error:
+        return f"llvmlite cannot be loaded: {error}"
+    version = llvmlite.__version__
+    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < _OLDEST:
+        return f'llvmlite {version} is too old: pip install -U "isograd[native]"'
+    try:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        llvm.Target.from_default_triple()
+        llvm.check_jit_execution()
+    except (RuntimeError, OSError) as error:
+        return f"LLVM cannot make code for this host: {error}"
+    return None
 
 
-def _machine() -> Any:
-    """The host's CPU with all its features; an engine takes it over, so each needs its own."""
-    _initialise()
-    target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
-    # Vectors as wide as the CPU has them; LLVM is shy of 512 bits otherwise.
-    features += ",-prefer-256-bit"
-    return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A processor that code is made for.
+
+    Attributes:
+        triple: architecture, vendor and system, as LLVM names them.
+        cpu: its name.
+        features: what it has and has not, sorted, as LLVM lists them.
+        width: of its vectors, in bytes.
+    """
+
+    triple: str
+    cpu: str
+    features: str
+    width: int
+
+
+def machine_of(target: Target) -> Any:
+    """What LLVM makes code with."""
+    import llvmlite.binding as llvm
+
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=2, jit=True, codemodel="jitdefault"
     )
+
+
+@cache
+def host() -> Target:
+    """This processor with all its features.
+
+    Raises:
+        Unavailable: there is no native code on this host.
+    """
+    if (why := available()) is not None:
+        raise Unavailable("native code needs LLVM and a processor that it knows", came=why)
+    import llvmlite.binding as llvm
+
+    found = llvm.get_host_cpu_features()
+    features, triple = found.flatten(), llvm.get_default_triple()
+    if triple.startswith("x86_64"):
+        # Vectors as wide as the processor has them; LLVM is shy of 512 bits otherwise.
+        features += ",-prefer-256-bit"
+    width = 64 if found.get("avx512f") else 32 if found.get("avx") else 16
+    return Target(triple, llvm.get_host_cpu_name(), features, width)
 
 
 def vector_bytes() -> int:
     """Bytes of the host's widest vector registers."""
-    features = llvm.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx") else 16
+    return host().width
+
+
+def compiled(kernel: Kernel, name: str, target: Target, machine: Any) -> tuple[bytes, bool]:
+    """The object file of a kernel, and whether other processes can use it.
+
+    Args:
+        kernel: what it does.
+        name: its symbol.
+        target: what it is for.
+        machine: of the target.
+    """
+    import llvmlite.binding as llvm
+    from llvmlite import ir
+
+    module = ir.Module(name)
+    module.triple = target.triple
+    kernel.build(module, name, target.width)
+    text = str(module)
+    parsed = llvm.parse_assembly(text)
+    parsed.verify()
+    optimise(parsed, machine)
+    return machine.emit_object(parsed), _ADDRESS.search(text) is None
+
+
+_ADDRESS = re.compile(r"inttoptr \(?i64 \d")
+
+
+def optimise(parsed: Any, machine: Any) -> None:
+    """LLVM's passes, without those that kernels leave nothing to.
+
+    Kernels choose their vectors and unroll by themselves. LLVM's own attempts, on the loops over
+    what vectors leave, doubled the time to compile and did not change that of training steps.
+    """
+    import llvmlite.binding as llvm
+
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_interleaving = options.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(parsed, passes)
+
+
+def _sources() -> str:
+    """A digest of the files that make code: an edited one never meets code made before."""
+    digest = hashlib.sha256()
+    files = [f for f in importlib.resources.files(__package__ or "").iterdir() if f.is_file()]
+    for file in sorted(files, key=lambda file: file.name):
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+# At import: what is read later may no longer be what runs.
+_SOURCES = _sources()
+
+
+def _identity(kernel: Kernel) -> str:
+    kind = type(kernel)
+    return f"{kind.__module__}.{kind.__qualname__} {kernel!r}"
+
+
+def key(identity: str, target: Target) -> str:
+    """A digest of everything that machine code depends on."""
+    return hashlib.sha256(f"{_maker(target)}\n{identity}".encode()).hexdigest()
+
+
+@cache
+def _maker(target: Target) -> str:
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    parts = (_SOURCES, llvmlite.__version__, llvm.llvm_version_info, astuple(target))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A child must not inherit LLVM in the middle of something.
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+    )
+
+
+class Codes:
+    """Kernels in memory as machine code, as long as this lives.
+
+    Args:
+        store: where object files are kept between processes; None keeps none.
+    """
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._known: dict[str, int] = {}
+        self._libraries: list[Any] = []
+        self._linker: Any = None
+
+    def addresses(self, kernels: Iterable[K]) -> dict[K, int]:
+        """As the function of that name."""
+        names = {kernel: _identity(kernel) for kernel in kernels}
+        with _LOCK:
+            missing = {names[k]: k for k in names if names[k] not in self._known}
+            if missing:
+                self._load(missing)
+            return {kernel: self._known[name] for kernel, name in names.items()}
+
+    def _load(self, missing: dict[str, Any]) -> None:
+        import llvmlite.binding as llvm
+
+        target, machine = host(), machine_of(host())
+        keys = {identity: key(identity, target) for identity in missing}
+        library = llvm.JITLibraryBuilder().add_current_process()
+        for identity, kernel in missing.items():
+            digest = keys[identity]
+            name = "k" + digest
+            code = self._store.get(digest) if self._store else None
+            if code is None:
+                code, portable = compiled(kernel, name, target, machine)
+                if self._store and portable:
+                    self._store.put(digest, code)
+            library.add_object_img(code).export_symbol(name)
+        for module in {type(kernel).__module__ for kernel in missing.values()}:
+            for symbol, address in getattr(sys.modules[module], "symbols", dict)().items():
+                library.import_symbol(symbol, address)
+        if self._linker is None:
+            # As LLVM itself chooses: its newer linker but for Windows' format.
+            self._linker = llvm.create_lljit_compiler(
+                machine, use_jit_link="windows" not in target.triple
+            )
+        try:
+            linked = library.link(self._linker, f"library{len(self._libraries)}")
+        except RuntimeError as error:
+            self._libraries.append(None)  # its name is used up
+            raise Unavailable(
+                "every function that native code calls must be there", came=str(error)
+            ) from error
+        self._libraries.append(linked)
+        self._known |= {identity: linked["k" + digest] for identity, digest in keys.items()}
+
+
+@cache
+def process() -> Codes:
+    """The kernels of this process."""
+    return Codes(Store(default_folder()))
+
+
+def addresses(kernels: Iterable[K]) -> dict[K, int]:
+    """Where the machine code of kernels lies, made or fetched if need be; for good.
+
+    Args:
+        kernels: any number, repeated or not.
+
+    Returns:
+        the address of `void name(void **pointers)` of each.
+
+    Raises:
+        Unavailable: there is no native code on this host.
+    """
+    return process().addresses(kernels)
 
 
 class Code:
@@ -42,15 +288,13 @@ class Code:
     """
 
     def __init__(self, module: ir.Module) -> None:
-        machine = _machine()
-        module.triple = llvm.get_default_triple()
+        import llvmlite.binding as llvm
+
+        machine = machine_of(host())
+        module.triple = host().triple
         parsed = llvm.parse_assembly(str(module))
         parsed.verify()
-        options = llvm.create_pipeline_tuning_options(speed_level=3)
-        options.loop_vectorization = True
-        options.slp_vectorization = True
-        passes = llvm.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(parsed, passes)
+        optimise(parsed, machine)
         self.assembly: str = machine.emit_assembly(parsed)
         self._engine = llvm.create_mcjit_compiler(parsed, machine)
         self._engine.finalize_object()
@@ -59,6 +303,3 @@ class Code:
         """Of a function."""
         out: int = self._engine.get_function_address(name)
         return out
-
-
-KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
