@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from llvmlite import ir
+import numpy as np
+from llvmlite import binding, ir
 
-from isograd.backends.llvm.ir import I8, I64, kernel, type_of
+from isograd.backends.llvm.ir import I8, kernel, type_of
 from isograd.backends.llvm.views import View
 
 _INT = ir.IntType(32)
@@ -34,7 +35,9 @@ class Product:
 
     def build(self, module: Any, name: str, width: int) -> None:
         """Append the kernel to a module: Cᵀ = Bᵀ Aᵀ, as BLAS counts by columns."""
-        element = type_of_name(self.dtype)
+        for symbol, address in symbols().items():
+            binding.add_symbol(symbol, address)
+        element = type_of(np.dtype(self.dtype))
 
         def constant(kind: Any, value: Any) -> Any:
             slot = ir.GlobalVariable(module, kind, module.get_unique_name("c"))
@@ -50,17 +53,10 @@ class Product:
             steps = [constant(_INT, s) for s in (self.right[1], self.left[1], self.n)]
             args = [*sides, *sizes, one, right, steps[0], a, steps[1], zero, c, steps[2]]
             kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
-            routine = b.inttoptr(ir.Constant(I64, gemm(self.dtype)), kind.as_pointer())
-            b.call(routine, args)
+            symbol = _SYMBOLS[self.dtype]
+            b.call(module.globals.get(symbol) or ir.Function(module, kind, symbol), args)
 
         kernel(module, name, [element] * 3, body)
-
-
-def type_of_name(dtype: str) -> Any:
-    """The type of an element."""
-    import numpy as np
-
-    return type_of(np.dtype(dtype))
 
 
 def product(dtype: str, left: View, right: View) -> Product | None:
@@ -86,11 +82,20 @@ def _side(v: View) -> tuple[bool, int] | None:
 
 
 @cache
-def gemm(dtype: str) -> int:
-    """The address of sgemm or dgemm."""
+def symbols() -> dict[str, int]:
+    """Names of routines that kernels call, and their addresses in this process."""
+    return {symbol: _address(_ROUTINES[dtype]) for dtype, symbol in _SYMBOLS.items()}
+
+
+_SYMBOLS = {"float32": "isograd_sgemm", "float64": "isograd_dgemm"}
+_ROUTINES = {"float32": "sgemm", "float64": "dgemm"}
+
+
+def _address(routine: str) -> int:
+    """Of a routine of the BLAS that SciPy brings."""
     import scipy.linalg.cython_blas as blas
 
-    capsule = blas.__pyx_capi__[{"float32": "sgemm", "float64": "dgemm"}[dtype]]
+    capsule = blas.__pyx_capi__[routine]
     name = ctypes.pythonapi.PyCapsule_GetName
     name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
