@@ -5,6 +5,7 @@ each buffer is needed. Backends run plans; they decide nothing that stands here.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from isograd.engine.check import check
@@ -42,12 +43,17 @@ class Plan:
         graph: what is run; its equations in the order of the plan.
         groups: ranges [start, stop) of consecutive steps. A group of several is elementwise, over
             one shape, and can run as one loop.
+        labels: per group, which part of the work it belongs to (−1: to none); a group has one.
+        stages: per group, how many times at least the label changed on the way to it. Groups of
+            one stage and different labels do not depend on each other.
         releases: per step, the variables that are not read after it.
         buffers: per root variable (one that is no view of another) its memory.
     """
 
     graph: Graph
     groups: tuple[tuple[int, int], ...]
+    labels: tuple[int, ...]
+    stages: tuple[int, ...]
     releases: tuple[tuple[Var, ...], ...]
     buffers: dict[Var, Buffer]
 
@@ -79,14 +85,19 @@ class Plan:
         )
 
 
-def plan(graph: Graph) -> Plan:
+def plan(graph: Graph, labels: Mapping[Var, int] | None = None) -> Plan:
     """Order, fusion groups and buffer lifetimes of a graph.
+
+    Args:
+        graph: what is to be run.
+        labels: which part of the work equations belong to, by their outputs; parts run one after
+            another, or at once where they do not wait for each other.
 
     Raises:
         GraphError: if the graph is not valid.
     """
     check(graph)
-    eqns, groups = _fuse(graph)
+    eqns, groups, keys = _fuse(graph, labels or {})
     ordered = Graph(
         graph.inputs, graph.constants, eqns, graph.outputs, graph.in_tree, graph.out_tree
     )
@@ -95,38 +106,57 @@ def plan(graph: Graph) -> Plan:
     for var, step in last_read.items():
         if 0 <= step < len(eqns) and var not in graph.constants:
             releases[step].append(var)
-    return Plan(ordered, groups, tuple(map(tuple, releases)), _allocate(ordered, last_read))
+    return Plan(
+        ordered,
+        groups,
+        tuple(key[1] for key in keys),
+        tuple(key[0] for key in keys),
+        tuple(map(tuple, releases)),
+        _allocate(ordered, last_read),
+    )
 
 
-def _fuse(graph: Graph) -> tuple[tuple[Eqn, ...], tuple[tuple[int, int], ...]]:
-    """Put elementwise equations of one shape that feed each other next to each other.
+_Key = tuple[int, int, int, bool, tuple[int, ...]]  # stage, label, height, fusible, shape
+
+
+def _fuse(
+    graph: Graph, labels: Mapping[Var, int]
+) -> tuple[tuple[Eqn, ...], tuple[tuple[int, int], ...], tuple[_Key, ...]]:
+    """Put elementwise equations of one shape and label that feed each other next to each other.
 
     The height of an equation is that of its inputs, plus one wherever a fused loop would have to
-    end: at a primitive that is not elementwise, or where the shape changes. A path that leaves a
-    group climbs, and heights never fall along a path, so equations of one height and shape form no
-    cycle with the rest and a stable sort by height is an order in which they can run.
+    end: at a primitive that is not elementwise, or where shape or label changes. A path that leaves
+    a group climbs, and heights never fall along a path, so equations of one height and shape form
+    no cycle with the rest and a stable sort by height is an order in which they can run. Stages
+    climb likewise wherever the label changes, so the equations of a label can stand together.
     """
     height: dict[Var, int] = dict.fromkeys((*graph.inputs, *graph.constants), 0)
+    stage: dict[Var, int] = {}
+    label: dict[Var, int] = {}
     elementwise: dict[Var, bool] = dict.fromkeys(height, False)
-    keys: list[tuple[int, bool, tuple[int, ...]]] = []
+    keys: list[_Key] = []
     for eqn in graph.eqns:
         fusible = RULES[eqn.op].elementwise
         shape = eqn.output.spec.shape
-        h = 0
+        mine = labels.get(eqn.output, -1)
+        h = s = 0
         for v in eqn.inputs:
-            together = fusible and elementwise[v] and v.spec.shape == shape
+            same = label.get(v, mine) == mine
+            together = fusible and elementwise[v] and v.spec.shape == shape and same
             h = max(h, height[v] + (not together))
-        height[eqn.output] = h
+            s = max(s, stage.get(v, 0) + (not same))
+        height[eqn.output], stage[eqn.output], label[eqn.output] = h, s, mine
         elementwise[eqn.output] = fusible
-        keys.append((h, fusible, shape))
+        keys.append((s, mine, h, fusible, shape))
     order = sorted(range(len(keys)), key=lambda i: keys[i])
     groups: list[tuple[int, int]] = []
     for position, i in enumerate(order):
-        if position and keys[i][1] and keys[i] == keys[order[position - 1]]:
+        if position and keys[i][3] and keys[i] == keys[order[position - 1]]:
             groups[-1] = (groups[-1][0], position + 1)
         else:
             groups.append((position, position + 1))
-    return tuple(graph.eqns[i] for i in order), tuple(groups)
+    group_keys = tuple(keys[order[start]] for start, _ in groups)
+    return tuple(graph.eqns[i] for i in order), tuple(groups), group_keys
 
 
 def _last_reads(graph: Graph) -> dict[Var, int]:

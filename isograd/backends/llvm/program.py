@@ -1,39 +1,319 @@
 """Plans as native programs: a table of kernels and of the pointers that each is given.
 
-Running a program is one native call: a loop over the table. Kernels are shared by all steps of one
-form, so the time to compile does not grow with depth. What has no kernel yet is run by the rule of
-the reference interpreter, between two native calls.
+Running a program is one native call, for one round or for many: what a round carries stays in place
+for the next. Kernels are shared by all steps of one form, so the time to compile does not grow with
+depth. What has no kernel is run by the rule of the reference interpreter, between two native calls.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numpy.typing import NDArray
 
-from isograd.backends.llvm.blas import Product, product
-from isograd.backends.llvm.elements import Operand
-from isograd.backends.llvm.fused import Fused
-from isograd.backends.llvm.ir import I64
-from isograd.backends.llvm.jit import Code, vector_bytes
-from isograd.backends.llvm.maths import supports
-from isograd.backends.llvm.reductions import Reduce
-from isograd.backends.llvm.softmax import LogSoftmax
-from isograd.backends.llvm.views import View, lives, resolve, row_major
+from isograd.backends.llvm import jit
+from isograd.backends.llvm.arena import Arena, aligned
+from isograd.backends.llvm.driver import MET, SHARED, WAITING, Barrier, Driver, prototype
+from isograd.backends.llvm.team import together
+from isograd.backends.llvm.views import View
+from isograd.backends.llvm.work import Work, Works
+from isograd.backends.rounds import Rounds
 from isograd.engine.graph import Eqn, Var
 from isograd.engine.ops import RULES, Op
 from isograd.engine.plan import Plan
 from isograd.engine.trace import bind
 from isograd.engine.tree import unflatten
 
-Observer = Callable[[str, NDArray[Any]], None]
-Kernel = Fused | Reduce | LogSoftmax | Product
-_ALIGN = 64
+Array = NDArray[Any]
+Observer = Callable[[str, Array], None]
+
+
+class Program:
+    """A plan as machine code.
+
+    Args:
+        plan: what to run.
+        carried: number of the output that replaces an input in the next round, by the number of
+            the input.
+        rows: numbers of the inputs of which each round gets another row of an array.
+        threads: how many may work at once, each on labels of its own.
+
+    Attributes:
+        items: the work, in order.
+        threads: which of the threads does each item.
+        fallbacks: primitives that the reference interpreter runs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        carried: Mapping[int, int] | None = None,
+        rows: Sequence[int] = (),
+        threads: int = 1,
+    ) -> None:
+        self.plan, graph = plan, plan.graph
+        self.carried, self.rows = dict(carried or {}), frozenset(rows)
+        self._probes = [(e.params["site"], e.output) for e in graph.eqns if e.op is Op.PROBE]
+        self.homes = self._homes()
+        kept = {var for _, var in self._probes}
+        works = Works(plan, self.homes, kept)
+        self.views, self.items = works.views, works.items
+        self.fallbacks = sorted(
+            {w.kernel.op.value for w in self.items if isinstance(w.kernel, Eqn)}
+        )
+        labels = 1 + max((w.label for w in self.items), default=-1)
+        self.count = 1 if self.fallbacks else max(1, min(threads, labels))
+        self.threads = [max(w.label, 0) * self.count // max(labels, 1) for w in self.items]
+        self._barriers = _barriers(self.items, self.threads)
+        self._constants = {v: np.asarray(a, order="C") for v, a in graph.constants.items()}
+        self._carry = {
+            v: aligned(v.spec.nbytes) for v in map(graph.inputs.__getitem__, self.carried)
+        }
+        self.arena = Arena(
+            self.items,
+            self.threads,
+            np.cumsum([i in self._barriers for i in range(len(self.items))]).tolist(),
+            {*graph.inputs, *graph.constants, *self.homes},
+            {self.views[v].root for v in kept},
+        )
+        self._lock = threading.Lock()
+        self._assemble()
+
+    def _homes(self) -> tuple[Var, ...]:
+        """Whose memory each output goes to: an input's, or its own."""
+        graph = self.plan.graph
+        back = {o: i for i, o in self.carried.items()}
+        if self._probes:  # what they show must not be written over
+            back = {}
+        return tuple(
+            graph.inputs[back[i]] if i in back else Var(var.spec)
+            for i, var in enumerate(graph.outputs)
+        )
+
+    # --- assembly
+
+    def _assemble(self) -> None:
+        """Lay out a table for each thread, and note which pointers depend on the call."""
+        kernels = [w.kernel for w in self.items if not isinstance(w.kernel, Eqn)]
+        share = max((getattr(k, "scratch", 0) for k in kernels), default=0)
+        self._scratch = aligned(share * self.count)
+        outputs = self.plan.graph.outputs
+        name = outputs[-1].spec.dtype.name if outputs else ""
+        driver = Driver(name if name in ("float32", "float64") else "float64")
+        code = jit.addresses([*kernels, driver, Barrier()])
+        self._drive = prototype(code[driver])
+        self._meeting = np.zeros(SHARED, np.int64)
+        self._meeting[0] = self.count
+        self._tables: list[NDArray[np.int64]] = []
+        self._slots: list[NDArray[np.int64]] = []
+        self._segments: list[tuple[int, int] | Work] = []
+        self._late: defaultdict[Var, list[tuple[int, int, int]]] = defaultdict(list)
+        for thread in range(self.count):
+            pointers: list[View | int] = []
+            entries: list[tuple[int, int]] = []
+            for i, work in enumerate(self.items):
+                if i in self._barriers:
+                    entries.append((code[Barrier()], -1))
+                if self.threads[i] != thread:
+                    continue
+                if isinstance(work.kernel, Eqn):
+                    self._segments.append(work)
+                    continue
+                self._extend(len(entries))
+                entries.append((code[work.kernel], len(pointers)))
+                pointers += work.pointers
+                if getattr(work.kernel, "scratch", 0):
+                    pointers.append(int(self._scratch.ctypes.data) + thread * share)
+            slots = np.zeros(max(len(pointers), 1), np.int64)
+            base, meeting = slots.ctypes.data, self._meeting.ctypes.data
+            table = [(f, meeting if at < 0 else base + 8 * at) for f, at in entries]
+            self._tables.append(np.array(table, np.int64).reshape(-1, 2))
+            self._slots.append(slots)
+            for slot, pointer in enumerate(pointers):
+                slots[slot] = self._address(pointer, thread, slot)
+        steps = {self.plan.graph.inputs[i] for i in self.rows}
+        steps |= {v for i, v in enumerate(self.homes) if i not in self.carried.values()}
+        self._bumps = []
+        for thread, slots in enumerate(self._slots):
+            moving = [
+                (slots.ctypes.data + 8 * slot, var.spec.nbytes)
+                for var, places in self._late.items()
+                for t, slot, _ in places
+                if t == thread and var in steps
+            ]
+            self._bumps.append(np.array(moving, np.int64).reshape(-1, 2))
+
+    def _extend(self, entry: int) -> None:
+        """One more entry for the native segment at hand, or the first of a new one."""
+        if self._segments and isinstance(self._segments[-1], tuple):
+            self._segments[-1] = (self._segments[-1][0], entry + 1)
+        else:
+            self._segments.append((entry, entry + 1))
+
+    def _address(self, pointer: View | int, thread: int, slot: int) -> int:
+        """Where a view begins; 0 if the call decides, which is noted."""
+        if isinstance(pointer, int):
+            return pointer
+        root, shift = pointer.root, pointer.offset * pointer.root.spec.dtype.itemsize
+        if root in self._constants:
+            return int(self._constants[root].ctypes.data) + shift
+        if root in self.arena:
+            return self.arena.address(root) + shift
+        if root in self._carry:
+            return int(self._carry[root].ctypes.data) + shift
+        self._late[root].append((thread, slot, shift))
+        return 0
+
+    # --- runs
+
+    def run(
+        self, leaves: Sequence[Array], rounds: int = 1, observe: Observer | None = None
+    ) -> list[Array]:
+        """Run rounds; after one whose last output is not finite none follows.
+
+        Args:
+            leaves: the inputs; of those in `rows`, arrays of `rounds` rows.
+            rounds: at least 1.
+            observe: called at each probe; for one round.
+
+        Returns:
+            The outputs: of those that are carried what the last round made, of others an array with
+            a row per round.
+        """
+        with self._lock:
+            arrays = self._bind(leaves, rounds)
+            for var, places in self._late.items():
+                base = arrays[var].__array_interface__["data"][0]
+                for thread, slot, shift in places:
+                    self._slots[thread][slot] = base + shift
+            fields = self._fields(arrays, rounds)
+            if self.fallbacks:
+                self._piecewise(arrays, rounds, fields[0])
+            else:
+                together(self._drive, [int(f.ctypes.data) for f in fields])
+            if observe is not None:
+                for site, var in self._probes:
+                    observe(site, self._array(var, arrays))
+            return [
+                self._memory(home).copy() if home in self._carry else arrays[home]
+                for home in self.homes
+            ]
+
+    def _bind(self, leaves: Sequence[Array], rounds: int) -> dict[Var, Array]:
+        """Arrays for the memory that is not the program's own."""
+        arrays: dict[Var, Array] = {}
+        for var, leaf in zip(self.plan.graph.inputs, leaves, strict=True):
+            if var in self._carry:
+                self._memory(var)[...] = leaf
+            else:
+                arrays[var] = np.require(leaf, var.spec.dtype, "C")
+        carried = set(self.carried.values())
+        for i, home in enumerate(self.homes):
+            if home not in self._carry:
+                lead = () if i in carried else (rounds,)
+                arrays[home] = np.empty(lead + home.spec.shape, home.spec.dtype)
+        return arrays
+
+    def _memory(self, var: Var) -> Array:
+        """Of what is carried."""
+        return self._carry[var].view(var.spec.dtype).reshape(var.spec.shape)
+
+    def _fields(self, arrays: Mapping[Var, Array], rounds: int) -> list[NDArray[np.int64]]:
+        """What each thread is given."""
+        self._meeting[[WAITING, MET]] = 0
+        self._go = arrays[self.homes[-1]] if self.carried else np.zeros(rounds)
+        return [
+            np.array(
+                [
+                    *(table.ctypes.data, len(table), bumps.ctypes.data, len(bumps)),
+                    *(rounds, self._go.ctypes.data, self._meeting.ctypes.data),
+                ],
+                np.int64,
+            )
+            for table, bumps in zip(self._tables, self._bumps, strict=True)
+        ]
+
+    def _piecewise(self, arrays: dict[Var, Array], rounds: int, fields: NDArray[np.int64]) -> None:
+        """Native segments, and between them rules of the interpreter."""
+        rows = {self.plan.graph.inputs[i] for i in self.rows}
+        rows |= {v for i, v in enumerate(self.homes) if i not in self.carried.values()}
+        table, slots = self._tables[0], self._slots[0]
+        at = ((self._bumps[0][:, 0] - slots.ctypes.data) // 8).astype(np.intp)
+        fields[[3, 4]] = 0, 1
+        still = np.zeros(1)
+        fields[5] = still.ctypes.data
+        for number in range(rounds):
+            now = {v: a[number, ...] if v in rows else a for v, a in arrays.items()}
+            for segment in self._segments:
+                if isinstance(segment, tuple):
+                    first, last = segment
+                    fields[[0, 1]] = table.ctypes.data + 16 * first, last - first
+                    self._drive(int(fields.ctypes.data))
+                else:
+                    self._interpret(segment, now)
+            np.add.at(slots, at, self._bumps[0][:, 1])
+            if not np.isfinite(self._go[number]):
+                return
+
+    def _interpret(self, work: Work, arrays: Mapping[Var, Array]) -> None:
+        eqn: Eqn = work.kernel
+        reads = [self._elements(v, arrays) for v in work.reads]
+        with np.errstate(all="ignore"):
+            out = RULES[eqn.op].eval(*reads, **eqn.params)
+        self._elements(work.writes[0], arrays)[...] = out
+
+    def _array(self, var: Var, arrays: Mapping[Var, Array]) -> Array:
+        return self._elements(self.views[var], arrays)
+
+    def _elements(self, view: View, arrays: Mapping[Var, Array]) -> Array:
+        root, dtype = view.root, view.root.spec.dtype
+        if root in arrays:
+            memory = arrays[root]
+        elif root in self._carry:
+            memory = self._memory(root)
+        else:
+            memory = self._constants[root] if root in self._constants else self.arena.array(root)
+        flat = memory.reshape(-1)[view.offset :]
+        strides = [s * dtype.itemsize for s in view.strides]
+        return np.lib.stride_tricks.as_strided(flat, view.shape, strides)
+
+
+def _barriers(items: Sequence[Work], threads: Sequence[int]) -> set[int]:
+    """Items before which all threads meet: at the start of a stage in which a thread needs what
+    another wrote, or writes over what another read, since they last met."""
+    met: set[int] = set()
+    if len(set(threads)) < 2:
+        return met
+    read: defaultdict[Var, set[int]] = defaultdict(set)
+    written: defaultdict[Var, set[int]] = defaultdict(set)
+    for first, last in _stages(items):
+        stage = range(first, last)
+        for i in stage:
+            mine = {threads[i]}
+            behind = any(written[v.root] - mine for v in items[i].reads)
+            if behind or any((written[v.root] | read[v.root]) - mine for v in items[i].writes):
+                met.add(first)
+                read.clear()
+                written.clear()
+                break
+        for i in stage:
+            for v in items[i].reads:
+                read[v.root].add(threads[i])
+            for v in items[i].writes:
+                written[v.root].add(threads[i])
+    return met
+
+
+def _stages(items: Sequence[Work]) -> Iterator[tuple[int, int]]:
+    first = 0
+    for i in range(1, len(items) + 1):
+        if i == len(items) or items[i].stage != items[first].stage:
+            yield first, i
+            first = i
 
 
 class Native:
@@ -41,250 +321,74 @@ class Native:
 
     Args:
         plan: what to run.
+        threads: how many may work at once.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, threads: int = 1) -> None:
         self.plan = plan
-        graph = plan.graph
-        self.views = resolve(graph)
-        observed = [(e.params["site"], e.inputs[0]) for e in graph.eqns if e.op is Op.PROBE]
-        self._observed = observed
-        kept = {*graph.outputs, *(var for _, var in observed)}
-        life = lives(graph, self.views, plan.groups, kept)
-        self._memory, self._places = _arena(life)
-        self._constants = {v: np.asarray(a, order="C") for v, a in graph.constants.items()}
-        work = [w for a, b in plan.groups for w in self._work(graph.eqns[a:b], a, b)]
-        self.fallbacks = sorted({item.op.value for item in work if isinstance(item, Eqn)})
-        self._assemble(work)
-
-    # --- what is to be done
-
-    def _work(
-        self, eqns: tuple[Eqn, ...], start: int, stop: int
-    ) -> list[Eqn | tuple[Kernel, tuple[View, ...]]]:
-        """Kernels with their variables, or equations for the interpreter."""
-        made = [e for e in eqns if self.views[e.output].root is e.output]
-        if not made or made[0].output.spec.size == 0:
-            return []
-        if RULES[eqns[0].op].elementwise:
-            return self._fused(eqns, stop)
-        (eqn,) = eqns
-        x = eqn.inputs[0] if eqn.inputs else None
-        match eqn.op:
-            case Op.RESHAPE if x is not None:
-                read = self._operand(x)
-                flat = Operand(read.dtype, read.shape, row_major(read.shape))
-                return [
-                    (Fused((read,), (flat,), (), (0,)), (self.views[x], self.views[eqn.output]))
-                ]
-            case Op.SUM | Op.REDUCE_MAX if x is not None:
-                name = x.spec.dtype.name
-                axes = eqn.params["axes"]
-                if name in ("float32", "float64") and x.spec.size and axes:
-                    kernel = Reduce(eqn.op, self._operand(x), axes, self._operand(eqn.output))
-                    return [(kernel, (self.views[x], self.views[eqn.output]))]
-            case Op.MATMUL:
-                left, right = (self.views[v] for v in eqn.inputs)
-                found = product(eqn.output.spec.dtype.name, left, right)
-                if found is not None:
-                    return [(found, (left, right, self.views[eqn.output]))]
-            case Op.LOG_SOFTMAX if x is not None and x.spec.size:
-                if x.spec.dtype.name in ("float32", "float64"):
-                    parts = self._operand(x), eqn.params["axis"], self._operand(eqn.output)
-                    return [(LogSoftmax(*parts), (self.views[x], self.views[eqn.output]))]
-            case Op.CONCATENATE:
-                return [*self._joined(eqn)]
-        return [eqn]
-
-    def _joined(self, eqn: Eqn) -> Iterator[tuple[Kernel, tuple[View, ...]]]:
-        """A copy for each part of a concatenation."""
-        out, start = self.views[eqn.output], 0
-        axis = eqn.params["axis"]
-        for var in eqn.inputs:
-            read, view = self._operand(var), self.views[var]
-            place = View(out.root, out.offset + start * out.strides[axis], view.shape, out.strides)
-            start += view.shape[axis]
-            if var.spec.size:
-                write = Operand(read.dtype, place.shape, place.strides)
-                yield Fused((read,), (write,), (), (0,)), (view, place)
-
-    def _fused(
-        self, eqns: tuple[Eqn, ...], stop: int
-    ) -> list[Eqn | tuple[Kernel, tuple[View, ...]]]:
-        for e in eqns:
-            if not supports(e.op, [v.spec.dtype.name for v in e.inputs], e.output.spec.dtype.name):
-                return list(eqns)
-        inside = {e.output for e in eqns}
-        graph = self.plan.graph
-        outside = {v for e in graph.eqns[stop:] for v in e.inputs} | set(graph.outputs)
-        reads = tuple(dict.fromkeys(v for e in eqns for v in e.inputs if v not in inside))
-        numbers = {v: i for i, v in enumerate(reads)}
-        steps = []
-        for e in eqns:
-            dtype = e.output.spec.dtype.name
-            steps.append((e.op, tuple(numbers[v] for v in e.inputs), dtype))
-            numbers[e.output] = len(numbers)
-        writes = tuple(e.output for e in eqns if e.output in outside)
-        kernel = Fused(
-            tuple(map(self._operand, reads)),
-            tuple(map(self._operand, writes)),
-            tuple(steps),
-            tuple(numbers[v] for v in writes),
-        )
-        return [(kernel, tuple(self.views[v] for v in (*reads, *writes)))] if writes else []
-
-    def _operand(self, var: Var) -> Operand:
-        view = self.views[var]
-        return Operand(var.spec.dtype.name, view.shape, view.strides)
-
-    # --- the program
-
-    def _assemble(self, work: list[Eqn | tuple[Kernel, tuple[View, ...]]]) -> None:
-        """Compile the kernels, lay out the table, and note which entries depend on the call."""
-        names: dict[Kernel, str] = {}
-        for item in work:
-            if not isinstance(item, Eqn):
-                names.setdefault(item[0], f"k{len(names)}")
-        module = ir.Module("program")
-        for kernel, name in names.items():
-            kernel.build(module, name, vector_bytes())
-        self.code = Code(module)
-        slots: list[tuple[int, View]] = []
-        entries: list[tuple[int, int]] = []
-        segments: list[tuple[int, int] | Eqn] = []
-        for item in work:
-            if isinstance(item, Eqn):
-                segments.append(item)
-                continue
-            kernel, operands = item
-            entries.append((self.code.address(names[kernel]), len(slots)))
-            slots += [(len(slots) + i, v) for i, v in enumerate(operands)]
-            if segments and isinstance(segments[-1], tuple):
-                segments[-1] = (segments[-1][0], len(entries))
-            else:
-                segments.append((len(entries) - 1, len(entries)))
-        self._pointers = np.zeros(max(len(slots), 1), np.int64)
-        base = self._pointers.ctypes.data
-        self._entries = np.array([(f, base + 8 * at) for f, at in entries], np.int64).reshape(-1, 2)
-        self._segments = segments
-        self._patches: dict[Var, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-        late: dict[Var, list[tuple[int, int]]] = {}
-        graph = self.plan.graph
-        fresh = set(graph.inputs) | {v for v in graph.outputs if self.views[v].root is v}
-        for slot, view in slots:
-            shift = view.offset * view.root.spec.dtype.itemsize
-            if view.root in fresh:
-                late.setdefault(view.root, []).append((slot, shift))
-            else:
-                self._pointers[slot] = self._address(view.root) + shift
-        for var, pairs in late.items():
-            where, shifts = zip(*pairs, strict=True)
-            self._patches[var] = (np.array(where), np.array(shifts, np.int64))
-
-    def _address(self, root: Var) -> int:
-        if root in self._constants:
-            return int(self._constants[root].ctypes.data)
-        return int(self._memory.ctypes.data) + self._places[root]
+        self.program = Program(plan, threads=threads)
+        self.fallbacks = self.program.fallbacks
 
     def __call__(self, *args: Any, observe: Observer | None = None) -> Any:
         """Run the program: as `isograd.backends.numpy.Executable.__call__`."""
         graph = self.plan.graph
-        arrays: dict[Var, NDArray[Any]] = dict(self._constants)
-        for var, value in zip(graph.inputs, bind(graph, args), strict=True):
-            arrays[var] = np.require(value, var.spec.dtype, "C")
-        for var in graph.outputs:
-            if self.views[var].root is var and var not in arrays:
-                arrays[var] = np.empty(var.spec.shape, var.spec.dtype)
-        for var, (where, shifts) in self._patches.items():
-            self._pointers[where] = arrays[var].__array_interface__["data"][0] + shifts
-
-        def array(var: Var) -> NDArray[Any]:
-            return self._array(var, arrays)
-
-        run = _runner()
-        for segment in self._segments:
-            if isinstance(segment, Eqn):
-                out = array(segment.output)
-                with np.errstate(all="ignore"):
-                    out[...] = RULES[segment.op].eval(*map(array, segment.inputs), **segment.params)
-            else:
-                first, last = segment
-                run(self._entries.ctypes.data + 16 * first, last - first)
-        if observe is not None:
-            for site, var in self._observed:
-                observe(site, array(var))
-        leaves = [
-            arrays[v] if self.views[v].root is v and v in arrays else array(v).copy()
-            for v in graph.outputs
-        ]
-        return unflatten(graph.out_tree, leaves)
-
-    def _array(self, var: Var, arrays: dict[Var, NDArray[Any]]) -> NDArray[Any]:
-        view, dtype = self.views[var], var.spec.dtype
-        root = arrays.get(view.root)
-        if root is None:
-            start = self._places[view.root]
-            root = self._memory[start : start + view.root.spec.nbytes].view(dtype)
-        flat = root.reshape(-1)[view.offset :]
-        strides = [s * dtype.itemsize for s in view.strides]
-        return np.lib.stride_tricks.as_strided(flat, view.shape, strides)
+        leaves = self.program.run(bind(graph, args), observe=observe)
+        return unflatten(graph.out_tree, (leaf[0, ...] for leaf in leaves))
 
 
-def _arena(life: dict[Var, tuple[int, int]]) -> tuple[NDArray[np.uint8], dict[Var, int]]:
-    """Memory for the roots that equations write, shared where their lives do not overlap."""
-    free: list[tuple[int, int]] = []  # (size, start)
-    ending: dict[int, list[tuple[int, int]]] = {}
-    places: dict[Var, int] = {}
-    top, done = 0, -1
-    for var, (first, last) in sorted(life.items(), key=lambda item: item[1][0]):
-        for g in range(done + 1, first):
-            free += ending.pop(g, [])
-        done = max(done, first - 1)
-        size = -(-max(var.spec.nbytes, 1) // _ALIGN) * _ALIGN
-        fit = next((slot for slot in free if slot[0] == size), None)
-        if fit is not None:
-            free.remove(fit)
-            start = fit[1]
-        else:
-            start, top = top, top + size
-        places[var] = start
-        ending.setdefault(last, []).append((size, start))
-    memory = np.empty(top + _ALIGN, np.uint8)
-    shift = -memory.ctypes.data % _ALIGN
-    return memory[shift:], places
+class Scan:
+    """A step in rounds, as machine code; called as `isograd.backends.numpy.Scan` is.
 
+    Args:
+        plan: of the graph of `step(carry, fixed, each) -> (carry, out, go)`.
+        threads: how many may work at once.
 
-@cache
-def _runner() -> Any:
-    """`run(table, n)`: calls the n kernels of a table, each with its pointers."""
-    module = ir.Module("runner")
-    pointer = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64])
-    function = ir.Function(module, kind, "run")
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    table, n = function.args
-    head, done = b.append_basic_block("head"), b.append_basic_block("done")
-    before = b.block
-    b.cbranch(b.icmp_signed(">", n, ir.Constant(I64, 0)), head, done)
-    b.position_at_end(head)
-    i = b.phi(I64)
-    i.add_incoming(ir.Constant(I64, 0), before)
-    at = b.mul(i, ir.Constant(I64, 2))
-    target = ir.FunctionType(ir.VoidType(), [pointer.as_pointer()])
-    routine = b.inttoptr(b.load(b.gep(table, [at])), target.as_pointer())
-    args = b.load(b.gep(table, [b.add(at, ir.Constant(I64, 1))]))
-    b.call(routine, [b.inttoptr(args, pointer.as_pointer())])
-    following = b.add(i, ir.Constant(I64, 1))
-    i.add_incoming(following, b.block)
-    b.cbranch(b.icmp_signed("<", following, n), head, done)
-    b.position_at_end(done)
-    b.ret_void()
-    code = Code(module)
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-    call = prototype(code.address("run"))
-    return partial(_keep, code, call)
+    Raises:
+        GraphError: the graph is another's.
+    """
 
+    def __init__(self, plan: Plan, threads: int = 1) -> None:
+        self.plan = plan
+        self._form = form = Rounds.of(plan.graph)
+        held, steady = len(form.carry), len(form.fixed)
+        rows = range(held + steady, len(plan.graph.inputs))
+        self.program = Program(plan, {i: i for i in range(held)}, rows, threads)
+        self.fallbacks = self.program.fallbacks
 
-def _keep(code: Code, call: Any, *args: Any) -> None:
-    """The code lives as long as the function that calls it."""
-    call(*args)
+    def __call__(
+        self, carry: Any, fixed: Any, each: Any, observe: Observer | None = None
+    ) -> tuple[Any, Any, int]:
+        """Take rounds: as `isograd.backends.numpy.Scan.__call__`."""
+        form = self._form
+        count, held, steady, rows = form.bind(carry, fixed, each)
+        size = 1 if observe is not None else count  # probes are looked at after each round
+        parts, applied = [], 0
+        for first in range(0, count, size):
+            some = [row[first : first + size] for row in rows]
+            after, outs, done = self._rounds(held, steady, some, observe)
+            parts.append(outs)
+            applied += done
+            held = after
+            if done < len(some[0]):
+                break
+        out = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] if parts else []
+        if not parts:
+            out = [np.empty((0, *var.spec.shape), var.spec.dtype) for var in form.out]
+        carried = unflatten(form.carry_tree, map(np.asarray, held))
+        return carried, unflatten(form.out_tree, out), applied
+
+    def _rounds(
+        self, held: list[Array], steady: list[Array], rows: list[Array], observe: Observer | None
+    ) -> tuple[list[Array], list[Array], int]:
+        """Rounds in one go: the carry, what they gave, and how many were applied."""
+        count, n = len(rows[0]), len(held)
+        *leaves, go = self.program.run([*held, *steady, *rows], count, observe)
+        bad = ~np.isfinite(go)
+        if not bad.any():
+            return leaves[:n], leaves[n:], count
+        # The last round has written over the carry: take those before it once more.
+        applied = int(bad.argmax())
+        out = [array[: applied + 1] for array in leaves[n:]]
+        if applied:
+            held = self.program.run([*held, *steady, *(row[:applied] for row in rows)], applied)[:n]
+        return held, out, applied

@@ -33,6 +33,22 @@ class View:
         """Whether the elements lie side by side in order."""
         return self.strides == row_major(self.shape)
 
+    def plain(self) -> View:
+        """The same, with no step along axes of one element."""
+        return View(self.root, self.offset, self.shape, _plain(self.shape, self.strides))
+
+    def overlaps(self, other: View) -> bool:
+        """Whether the stretches of memory in which the elements lie meet."""
+        if self.root is not other.root:
+            return False
+        (a, b), (c, d) = self._stretch(), other._stretch()
+        return a < d and c < b
+
+    def _stretch(self) -> tuple[int, int]:
+        steps = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)]
+        low = self.offset + sum(s for s in steps if s < 0)
+        return low, self.offset + sum(s for s in steps if s > 0) + 1
+
     def reshaped(self, shape: Ints) -> View | None:
         """The same elements in another shape; None if strides cannot say it."""
         if self.contiguous:
@@ -57,13 +73,14 @@ def row_major(shape: Sequence[int]) -> Ints:
 
 def resolve(graph: Graph) -> dict[Var, View]:
     """The view of every variable; one that is its own root is to be written by its equation."""
-    views = {var: _own(var) for var in (*graph.inputs, *graph.constants)}
+    views = {var: own(var) for var in (*graph.inputs, *graph.constants)}
     for eqn in graph.eqns:
-        views[eqn.output] = _view(eqn, views) or _own(eqn.output)
+        views[eqn.output] = _view(eqn, views) or own(eqn.output)
     return views
 
 
-def _own(var: Var) -> View:
+def own(var: Var) -> View:
+    """All of a variable's memory, in order."""
     return View(var, 0, var.spec.shape, row_major(var.spec.shape))
 
 
@@ -128,24 +145,3 @@ def nest(shape: Ints, strides: Sequence[Ints]) -> Nest:
             for mine, theirs in zip(steps, strides, strict=True):
                 mine.append(theirs[k])
     return Nest(tuple(lengths), tuple(map(tuple, steps)))
-
-
-def lives(
-    graph: Graph, views: dict[Var, View], groups: Sequence[tuple[int, int]], kept: set[Var]
-) -> dict[Var, tuple[int, int]]:
-    """First and last group in which each root that an equation writes is needed."""
-    group_of = {i: g for g, (a, b) in enumerate(groups) for i in range(a, b)}
-    life: dict[Var, tuple[int, int]] = {}
-    for i, eqn in enumerate(graph.eqns):
-        g = group_of[i]
-        if views[eqn.output].root is eqn.output:
-            life[eqn.output] = (g, g)
-        for var in eqn.inputs:
-            root = views[var].root
-            if root in life:
-                life[root] = (life[root][0], max(g, life[root][1]))
-    for var in kept:
-        root = views[var].root
-        if root in life:
-            life[root] = (life[root][0], len(groups))
-    return life

@@ -1,0 +1,52 @@
+"""Which kernel runs an equation by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from isograd.backends.llvm.elements import Operand
+from isograd.backends.llvm.fused import Fused
+from isograd.backends.llvm.gemm import gemm
+from isograd.backends.llvm.maths import supports
+from isograd.backends.llvm.reductions import Reduce
+from isograd.backends.llvm.softmax import LogSoftmax
+from isograd.backends.llvm.views import View, row_major
+from isograd.engine.graph import Eqn
+from isograd.engine.ops import RULES, Op
+
+
+def single(eqn: Eqn, reads: tuple[View, ...], write: View) -> Any | None:
+    """The kernel of an equation, given its inputs and its output in order; None if there is none.
+
+    Args:
+        eqn: the equation.
+        reads, write: where its inputs and its output lie.
+    """
+    names = [v.spec.dtype.name for v in eqn.inputs]
+    operands = tuple(
+        Operand(name, view.shape, view.strides) for name, view in zip(names, reads, strict=True)
+    )
+    out = Operand(eqn.output.spec.dtype.name, write.shape, write.strides)
+    floats = all(name in ("float32", "float64") for name in names)
+    if RULES[eqn.op].elementwise:
+        if not supports(eqn.op, names, out.dtype):
+            return None
+        step = (eqn.op, tuple(range(len(operands))), out.dtype)
+        return Fused(operands, (out,), (step,), (len(operands),))
+    match eqn.op:
+        case Op.RESHAPE:
+            flat = Operand(out.dtype, reads[0].shape, row_major(reads[0].shape))
+            return Fused(operands, (flat,), (), (0,))
+        case Op.SUM | Op.REDUCE_MAX if floats and reads[0].shape and eqn.params["axes"]:
+            return Reduce(eqn.op, operands[0], eqn.params["axes"], out) if _size(reads[0]) else None
+        case Op.MATMUL if floats and len(write.shape) == 2:
+            return gemm(out.dtype, reads[0], reads[1], None)
+        case Op.LOG_SOFTMAX if floats:
+            return LogSoftmax(operands[0], eqn.params["axis"], out)
+    return None
+
+
+def _size(view: View) -> int:
+    return int(np.prod(view.shape))
