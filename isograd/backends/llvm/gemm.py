@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import binding, ir
 
 from isograd.backends.llvm.blas import Product
-from isograd.backends.llvm.elements import Operand, load, splat
+from isograd.backends.llvm.elements import Operand, load
 from isograd.backends.llvm.fused import Fused, Step, evaluate
 from isograd.backends.llvm.ir import I1, I8, i64, kernel, loop, type_of
 from isograd.backends.llvm.lanes import Floats, Mask, fma, kind_of
@@ -60,16 +60,11 @@ class Gemm:
         return self.n > 1 and self.right[1] != 1
 
     @property
-    def packed(self) -> bool:
-        """Whether each strip of B is copied before it is used."""
-        return self.transposed
-
-    @property
     def scratch(self) -> int:
-        """Bytes for a strip of B."""
+        """Bytes for a strip of B by rows."""
         turned = self.turned
         row = -(-turned.n * np.dtype(self.dtype).itemsize // 64) * 64
-        return self.k * min(row, _STRIP) if turned.packed else 0
+        return self.k * min(row, _STRIP) if turned.transposed else 0
 
     @property
     def turned(self) -> Gemm:
@@ -152,32 +147,28 @@ def strips(gemm: Gemm, width: int) -> Iterator[Strip]:
     lanes = width // np.dtype(gemm.dtype).itemsize
     registers = 32 if width == 64 or platform.machine() in ("aarch64", "arm64") else 16
     vectors = -(-gemm.n // lanes)
-    most = _WIDEST[registers] if gemm.m > 2 else _STRIP // 64
-    number = -(-vectors // most)
-    each = -(-vectors // number)
-    whole = gemm.n // (each * lanes)
-    at = 0
-    for columns, count in ((each * lanes, whole), (gemm.n - whole * each * lanes, 1)):
-        if columns and count:
-            across = -(-columns // lanes)
-            # One register for the element of A, one for each vector of a row of B.
-            height = (registers - 1 - across) // across
-            yield Strip(at, count, columns, lanes, tuple(_heights(gemm.m, min(height, _TALLEST))))
-            at += columns * count
+    most = 4 if registers == 32 or gemm.m <= 2 else 2
+    each = -(-vectors // -(-vectors // most))
+    columns = each * lanes
+    whole, rest = divmod(gemm.n, columns)
+    if whole:
+        yield Strip(0, whole, columns, lanes, _heights(gemm.m, each, registers))
+    if rest:
+        across = -(-rest // lanes)
+        yield Strip(whole * columns, 1, rest, lanes, _heights(gemm.m, across, registers))
 
 
-_WIDEST = {32: 4, 16: 2}
-_TALLEST = 14
-
-
-def _heights(m: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """Tiles of one height if a height near the most divides m, else of two that differ by one."""
-    tiles = -(-m // most)
-    low, tall = divmod(m, tiles)
-    middle = tall * (low + 1)
-    if tall:
-        yield low + 1, 0, middle
-    yield low, middle, m
+def _heights(m: int, across: int, registers: int) -> tuple[tuple[int, int, int], ...]:
+    """Tiles of one height if one near the most divides m, else of two that differ by one."""
+    # Beside the tile, a register for the element of A and those for a row of B.
+    most = min((registers - 1 - across) // across, 8)
+    for height in range(most, most * 2 // 3 - 1, -1):
+        if m % height == 0:
+            return ((height, 0, m),)
+    low, taller = divmod(m, -(-m // most))
+    middle = taller * (low + 1)
+    parts = ((low + 1, 0, middle), (low, middle, m))
+    return parts if taller else parts[1:]
 
 
 class _Strip:
@@ -194,8 +185,11 @@ class _Strip:
     def build(self) -> None:
         """Pack B if need be, then tile after tile."""
         b, gemm, strip = self.b, self.gemm, self.strip
-        if gemm.packed:
-            self._pack()
+        if gemm.transposed:
+            # From here on, the rows of the strip are read where they have been copied to.
+            step, packed = len(strip.vectors) * strip.lanes, self.outside[-1]
+            _transpose(b, self.b_rows, gemm.right[1], packed, step, (gemm.k, strip.columns))
+            self.b_rows, self.b_step = packed, step
         for height, low, high in strip.heights:
             with loop(b, low, high, height) as row:
                 self._finish(row, self._sums(row, height))
@@ -213,7 +207,7 @@ class _Strip:
             row_of_b = [self._load(from_b, i) for i in across]
             new = []
             for r in range(height):
-                x = splat(b, b.load(b.gep(a, [i64(r * gemm.left[0])])), self.strip.lanes)
+                x = _spread(b, b.gep(a, [i64(r * gemm.left[0])]), self.strip.lanes)
                 new.append(
                     [_add_product(b, x, y, c) for y, c in zip(row_of_b, sums[r], strict=True)]
                 )
@@ -232,13 +226,17 @@ class _Strip:
 
     def _finish(self, row: Any, sums: list[list[Any]]) -> None:
         """The epilogue of a tile: in registers if it is short, else over a copy in memory."""
-        b, lanes = self.b, self.strip.lanes
-        live = self.strip.vectors
+        b, lanes, live = self.b, self.strip.lanes, self.strip.vectors
+        operands = (*self.gemm.epilogue.reads[1:], *self.gemm.epilogue.writes)
+        corners = []
+        for pointer, operand in zip(self.outside, operands, strict=False):
+            down, across = operand.strides
+            start = b.mul(row, i64(down))
+            corners.append(b.gep(pointer, [b.add(start, self.start) if across else start]))
         if short(self.gemm.epilogue.steps):
             for r, vectors in enumerate(sums):
-                i = b.add(row, i64(r))
                 for v, value in enumerate(vectors):
-                    self._follow(value, i, b.add(self.start, i64(v * lanes)), live[v])
+                    self._follow(value, corners, i64(r), i64(v * lanes), live[v])
             return
         kind = ir.ArrayType(self.vector, len(live))
         with b.goto_entry_block():
@@ -248,51 +246,32 @@ class _Strip:
                 b.store(value, b.gep(tile, [i64(r), i64(v)]))
         whole = sum(n == lanes for n in live)
         with loop(b, 0, len(sums)) as r:
-            i = b.add(row, r)
             if whole:
                 with loop(b, 0, whole) as v:
                     value = b.load(b.gep(tile, [r, v]))
-                    self._follow(value, i, b.add(self.start, b.mul(v, i64(lanes))), lanes)
+                    self._follow(value, corners, r, b.mul(v, i64(lanes)), lanes)
             if whole < len(live):
                 value = b.load(b.gep(tile, [r, i64(whole)]))
-                self._follow(value, i, b.add(self.start, i64(whole * lanes)), live[-1])
+                self._follow(value, corners, r, i64(whole * lanes), live[-1])
 
-    def _follow(self, value: Any, row: Any, column: Any, live: int) -> None:
-        """The epilogue of a vector of C."""
-        b, epilogue = self.b, self.gemm.epilogue
-        values: list[Any] = [Floats(b, value)]
+    def _follow(self, value: Any, corners: list[Any], row: Any, column: Any, live: int) -> None:
+        """The epilogue of a vector of C, so far from the corner of the tile."""
+        b, epilogue, lanes = self.b, self.gemm.epilogue, self.strip.lanes
+        reads = epilogue.reads[1:]
         places = []
-        for pointer, operand in zip(
-            self.outside, (*epilogue.reads[1:], *epilogue.writes), strict=False
-        ):
-            down, across = operand.strides
-            index = b.mul(row, i64(down))
-            places.append(b.gep(pointer, [b.add(index, column) if across else index]))
-        reads = len(epilogue.reads) - 1
-        for place, operand in zip(places, epilogue.reads[1:], strict=False):
-            values.append(_read(b, place, operand, self.strip.lanes, live))
+        for corner, operand in zip(corners, (*reads, *epilogue.writes), strict=True):
+            index = _product(b, row, operand.strides[0])
+            places.append(b.gep(corner, [_sum(b, index, column) if operand.strides[1] else index]))
+        values: list[Any] = [Floats(b, value)]
+        for place, operand in zip(places, reads, strict=False):
+            values.append(_read(b, place, operand, lanes, live))
         evaluate(values, epilogue.steps)
-        for place, operand, i in zip(places[reads:], epilogue.writes, epilogue.stored, strict=True):
+        outs = places[len(reads) :]
+        for place, operand, i in zip(outs, epilogue.writes, epilogue.stored, strict=True):
             word = values[i].value
             if operand.dtype == "bool":
-                word = b.zext(word, ir.VectorType(I8, self.strip.lanes))
+                word = b.zext(word, ir.VectorType(I8, lanes))
             _store(b, word, place, live)
-
-    # --- packing
-
-    def _pack(self) -> None:
-        """Copy the strip of B row by row into scratch, from where it is read thereafter."""
-        b, gemm, strip = self.b, self.gemm, self.strip
-        packed, step = self.outside[-1], len(strip.vectors) * strip.lanes
-        if gemm.transposed:
-            _transpose(b, self.b_rows, gemm.right[1], packed, step, (gemm.k, strip.columns))
-        else:
-            with loop(b, 0, gemm.k) as p:
-                row = b.gep(self.b_rows, [b.mul(p, i64(self.b_step))])
-                to = b.gep(packed, [b.mul(p, i64(step))])
-                for v, live in enumerate(strip.vectors):
-                    _store(b, self._load(row, v), b.gep(to, [i64(v * strip.lanes)]), live)
-        self.b_rows, self.b_step = packed, step
 
 
 def short(steps: tuple[Step, ...]) -> bool:
@@ -304,6 +283,25 @@ _CHEAP = {
     Op.ADD, Op.SUB, Op.MUL, Op.NEG, Op.ABS, Op.MAX, Op.MIN, Op.SELECT, Op.STOP_GRADIENT,
     Op.EQ, Op.NE, Op.LT, Op.LE, Op.GT, Op.GE,
 }  # fmt: skip
+
+
+def _product(b: Any, x: Any, y: int) -> Any:
+    """x·y; of constants, a constant."""
+    return i64(x.constant * y) if isinstance(x, ir.Constant) else b.mul(x, i64(y))
+
+
+def _sum(b: Any, x: Any, y: Any) -> Any:
+    """x + y; of constants, a constant."""
+    known = isinstance(x, ir.Constant) and isinstance(y, ir.Constant)
+    return i64(x.constant + y.constant) if known else b.add(x, y)
+
+
+def _spread(b: Any, at: Any, lanes: int) -> Any:
+    """An element in memory, in every lane."""
+    kind = ir.VectorType(at.type.pointee, 1)
+    one = b.load(b.bitcast(at, kind.as_pointer()), align=_size(kind))
+    zeros = ir.Constant(ir.VectorType(_I32, lanes), None)
+    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
 
 
 def _add_product(b: Any, x: Any, y: Any, total: Any) -> Any:
@@ -462,7 +460,7 @@ def gemm(dtype: str, left: View, right: View, epilogue: Fused | None) -> Gemm | 
         return None
     plain = Operand(dtype, (m, n), row_major((m, n)))
     found = epilogue or Fused((plain,), (plain,), (), (0,))
-    if found.sums or 0 in found.places:
+    if found.folds or 0 in found.places:
         return None
     steps = [o.strides[1] for o in found.reads[1:]]
     if n > 1 and not (set(steps) <= {0, 1} and all(o.strides[1] == 1 for o in found.writes)):
