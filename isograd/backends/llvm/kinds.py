@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from isograd.backends.llvm.elements import Operand
 from isograd.backends.llvm.fused import Fused
 from isograd.backends.llvm.gemm import gemm
 from isograd.backends.llvm.maths import supports
-from isograd.backends.llvm.reductions import Reduce
-from isograd.backends.llvm.softmax import LogSoftmax
+from isograd.backends.llvm.movement import movement
+from isograd.backends.llvm.random import random_bits
+from isograd.backends.llvm.reductions import reduction
+from isograd.backends.llvm.softmax import softmax
 from isograd.backends.llvm.views import View, row_major
 from isograd.engine.graph import Eqn
 from isograd.engine.ops import RULES, Op
@@ -39,14 +39,14 @@ def single(eqn: Eqn, reads: tuple[View, ...], write: View) -> Any | None:
         case Op.RESHAPE:
             flat = Operand(out.dtype, reads[0].shape, row_major(reads[0].shape))
             return Fused(operands, (flat,), (), (0,))
-        case Op.SUM | Op.REDUCE_MAX if floats and reads[0].shape and eqn.params["axes"]:
-            return Reduce(eqn.op, operands[0], eqn.params["axes"], out) if _size(reads[0]) else None
+        case Op.SUM | Op.REDUCE_MAX:
+            return reduction(eqn, operands, out)
         case Op.MATMUL if floats and len(write.shape) == 2:
             return gemm(out.dtype, reads[0], reads[1], None)
-        case Op.LOG_SOFTMAX if floats:
-            return LogSoftmax(operands[0], eqn.params["axis"], out)
+        case Op.LOG_SOFTMAX | Op.LOGSUMEXP:
+            return softmax(eqn, operands, out)
+        case Op.GATHER | Op.SCATTER_ADD | Op.PAD:
+            return movement(eqn, operands, out)
+        case Op.RANDOM_BITS:
+            return random_bits(eqn, operands, out)
     return None
-
-
-def _size(view: View) -> int:
-    return int(np.prod(view.shape))

@@ -101,6 +101,7 @@ class Program:
         kernels = [w.kernel for w in self.items if not isinstance(w.kernel, Eqn)]
         share = max((getattr(k, "scratch", 0) for k in kernels), default=0)
         self._scratch = aligned(share * self.count)
+        self._outside = np.zeros(1, np.int64)
         outputs = self.plan.graph.outputs
         name = outputs[-1].spec.dtype.name if outputs else ""
         driver = Driver(name if name in ("float32", "float64") else "float64")
@@ -128,6 +129,8 @@ class Program:
                 pointers += work.pointers
                 if getattr(work.kernel, "scratch", 0):
                     pointers.append(int(self._scratch.ctypes.data) + thread * share)
+                if getattr(work.kernel, "flag", False):
+                    pointers.append(int(self._outside.ctypes.data))
             slots = np.zeros(max(len(pointers), 1), np.int64)
             base, meeting = slots.ctypes.data, self._meeting.ctypes.data
             table = [(f, meeting if at < 0 else base + 8 * at) for f, at in entries]
@@ -195,6 +198,9 @@ class Program:
                 self._piecewise(arrays, rounds, fields[0])
             else:
                 together(self._drive, [int(f.ctypes.data) for f in fields])
+            if self._outside[0]:
+                self._outside[0] = 0
+                raise IndexError("an index is out of bounds: it must lie in [−n, n) for n rows")
             if observe is not None:
                 for site, var in self._probes:
                     observe(site, self._array(var, arrays))

@@ -1,28 +1,40 @@
-"""Sums and maxima over axes."""
+"""Sums and maxima over axes.
+
+A sum is made of chains of at most 16 additions; what a chain gives is added to a total of two
+words (Knuth 1969, sec. 4.2.2), so its error does not grow with the number of terms:
+|error| ≤ (16 + log₂ 8 + log₂ lanes + 2)·u·Σ|x| + O(n u²)·Σ|x|, u the unit roundoff.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
-from isograd.backends.llvm.elements import Operand, load, portions, store, variable
-from isograd.backends.llvm.ir import kernel, loop, loops, offset
-from isograd.backends.llvm.lanes import Floats
-from isograd.backends.llvm.maths import maximum
-from isograd.backends.llvm.views import Ints, nest
+from isograd.backends.llvm.elements import Operand, load, store
+from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset
+from isograd.backends.llvm.lanes import Floats, select
+from isograd.backends.llvm.maths import DTYPES, apply, cast
+from isograd.backends.llvm.partial import across, full, load_first, store_first
+from isograd.backends.llvm.two_words import two_sum
+from isograd.backends.llvm.views import Ints, Nest, nest
+from isograd.engine.graph import Eqn
 from isograd.engine.ops import Op
+
+_CHAIN = 16
+_PARALLEL = 8  # chains side by side, so that no addition waits for the one before
+_COLUMNS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """A sum or maximum over axes.
+    """A sum or maximum over axes; over none, a copy.
 
-    Where the reduced elements lie side by side, a vector of partial results runs along them; else
-    neighbouring results run side by side in a vector.
+    Where reduced elements lie side by side, a vector of partial results runs along them; else
+    neighbouring results run side by side in vectors.
     """
 
     op: Op
@@ -33,59 +45,253 @@ class Reduce:
     def build(self, module: Any, name: str, width: int) -> None:
         """Append the kernel to a module; `width` is that of vectors, in bytes."""
         x, out = self.read, self.write
-        kept = [k for k in range(len(x.shape)) if k not in self.axes]
-        outer = nest(out.shape, [tuple(x.strides[k] for k in kept), out.strides])
-        inner = nest(tuple(x.shape[k] for k in self.axes), [tuple(x.strides[k] for k in self.axes)])
         lanes = width // np.dtype(out.dtype).itemsize
-        join = maximum if self.op is Op.REDUCE_MAX else _add
-        start = -math.inf if self.op is Op.REDUCE_MAX else 0.0
+        kept = [k for k in range(len(x.shape)) if k not in self.axes]
+        pairs = zip(kept, range(len(kept)), strict=True)
+        order = sorted(pairs, key=lambda pair: -abs(x.strides[pair[0]]))
+        results = nest(
+            tuple(x.shape[k] for k, _ in order),
+            [tuple(x.strides[k] for k, _ in order), tuple(out.strides[j] for _, j in order)],
+        )
+        axes = sorted(self.axes, key=lambda k: -abs(x.strides[k]))
+        terms = nest(tuple(x.shape[k] for k in axes), [tuple(x.strides[k] for k in axes)])
 
         def body(b: Any, pointers: list[Any]) -> None:
-            def gather(slot: Any, n: int, index: Any) -> None:
-                value = load(b, pointers[0], index, x, n, 1)
-                b.store(join(Floats(b, b.load(slot)), value).value, slot)
-
-            def beside(counters: list[Any], n: int) -> None:
-                """n neighbouring results."""
-                base, place = (offset(b, counters, steps) for steps in outer.steps)
-                slot = variable(b, out, n, start)
-                with loops(b, inner.lengths) as walk:
-                    gather(slot, n, b.add(base, offset(b, walk, inner.steps[0])))
-                store(b, pointers[1], place, Floats(b, b.load(slot)), out, n)
-
-            def along(counters: list[Any]) -> None:
-                """One result, from partial ones."""
-                base, place = (offset(b, counters, steps) for steps in outer.steps)
-                length = inner.lengths[-1]
-                whole = length - length % lanes
-                parts, rest = variable(b, out, lanes, start), variable(b, out, 1, start)
-                with loops(b, inner.lengths[:-1]) as walk:
-                    row = b.add(base, offset(b, walk, inner.steps[0][:-1]))
-                    with loop(b, 0, whole, lanes) as i:
-                        gather(parts, lanes, b.add(row, i))
-                    if whole < length:
-                        with loop(b, whole, length) as i:
-                            gather(rest, 1, b.add(row, i))
-                total, vector = Floats(b, b.load(rest)), b.load(parts)
-                for lane in range(lanes):
-                    word = b.extract_element(vector, ir.Constant(ir.IntType(32), lane))
-                    total = join(total, Floats(b, word))
-                store(b, pointers[1], place, total, out, 1)
-
-            if inner.lengths and inner.steps[0][-1] == 1 and inner.lengths[-1] >= lanes:
-                with loops(b, outer.lengths) as counters:
-                    along(counters)
-            elif not outer.lengths:
-                beside([], 1)
+            loop_over = _Loops(b, self, pointers, results, terms, lanes)
+            if terms.lengths and terms.steps[0][-1] == 1:
+                loop_over.along()
+            elif results.lengths and all(steps[-1] == 1 for steps in results.steps):
+                loop_over.beside()
             else:
-                vector = all(steps[-1] == 1 for steps in outer.steps)
-                with loops(b, outer.lengths[:-1]) as counters:
-                    for n, low, high in portions(outer.lengths[-1], lanes if vector else 1):
-                        with loop(b, low, high, n) as i:
-                            beside([*counters, i], n)
+                loop_over.single()
 
         kernel(module, name, [x.type, out.type], body)
 
+    @property
+    def start(self) -> float:
+        """What changes nothing when it is joined."""
+        if self.op is Op.SUM:
+            return -0.0 if self.write.dtype.startswith("float") else 0
+        if self.write.dtype.startswith("float"):
+            return -math.inf
+        return 0 if self.write.dtype == "bool" else int(np.iinfo(self.write.dtype).min)
 
-def _add(x: Floats, y: Floats) -> Floats:
-    return x + y
+    def join(self, x: Any, y: Any) -> Any:
+        """Of two partial results."""
+        return apply(Op.ADD if self.op is Op.SUM else Op.MAX, (x, y), self.write.dtype)
+
+
+def reduction(eqn: Eqn, reads: Sequence[Operand], write: Operand) -> Reduce | None:
+    """The kernel of a sum or maximum; None if there is none."""
+    if not DTYPES.issuperset((reads[0].dtype, write.dtype)):
+        return None
+    return Reduce(eqn.op, reads[0], eqn.params["axes"], write)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loops:
+    """The ways to walk a reduction."""
+
+    b: Any
+    form: Reduce
+    pointers: list[Any]
+    results: Nest
+    terms: Nest
+    lanes: int
+
+    def along(self) -> None:
+        """One result from vectors of partial ones."""
+        b, lanes = self.b, self.lanes
+        lengths, step = self.terms.lengths, self.terms.steps[0]
+        whole, left = divmod(lengths[-1], lanes)
+        with loops(b, self.results.lengths) as counters:
+            base, place = (offset(b, counters, steps) for steps in self.results.steps)
+
+            def vectors(walk: list[Any]) -> list[Any]:
+                at = b.add(
+                    b.add(base, offset(b, walk[:-1], step[:-1])), b.mul(walk[-1], i64(lanes))
+                )
+                return [self._read(at, lanes, lanes)]
+
+            def rest(walk: list[Any]) -> list[Any]:
+                at = b.add(base, offset(b, walk, step[:-1]))
+                return [self._read(b.add(at, i64(whole * lanes)), lanes, left)]
+
+            parts = []
+            if whole or not left:
+                parts += self._gathered((*lengths[:-1], whole), lanes, 1, vectors)
+            if left:
+                parts += self._gathered(lengths[:-1], lanes, 1, rest)
+            vector = parts[0] if len(parts) == 1 else self.form.join(*parts)
+            store(b, self.pointers[1], place, across(vector, self.form.join), self.form.write, 1)
+
+    def beside(self) -> None:
+        """Several vectors of neighbouring results at a time."""
+        b, lanes = self.b, self.lanes
+        *outer, length = self.results.lengths
+        block = lanes * _COLUMNS
+        with loops(b, tuple(outer)) as counters:
+            starts = [offset(b, counters, steps[:-1]) for steps in self.results.steps]
+
+            def columns(low: Any, count: int) -> None:
+                base, place = (b.add(start, low) for start in starts)
+                sizes = [min(lanes, count - k) for k in range(0, count, lanes)]
+
+                def row(walk: list[Any]) -> list[Any]:
+                    at = b.add(base, offset(b, walk, self.terms.steps[0]))
+                    return [
+                        self._read(b.add(at, i64(k * lanes)), lanes, size)
+                        for k, size in enumerate(sizes)
+                    ]
+
+                found = self._gathered(self.terms.lengths, lanes, len(sizes), row)
+                for k, (value, size) in enumerate(zip(found, sizes, strict=True)):
+                    at = b.add(place, i64(k * lanes))
+                    store_first(b, self.pointers[1], at, value, self.form.write, lanes, size)
+
+            whole = length - length % block
+            if whole:
+                with loop(b, 0, whole, block) as low:
+                    columns(low, block)
+            if whole < length:
+                columns(i64(whole), length - whole)
+
+    def single(self) -> None:
+        """One element after the other."""
+        b = self.b
+        with loops(b, self.results.lengths) as counters:
+            base, place = (offset(b, counters, steps) for steps in self.results.steps)
+
+            def element(walk: list[Any]) -> list[Any]:
+                return [self._read(b.add(base, offset(b, walk, self.terms.steps[0])), 1, 1)]
+
+            (value,) = self._gathered(self.terms.lengths, 1, 1, element)
+            store(b, self.pointers[1], place, value, self.form.write, 1)
+
+    def _read(self, at: Any, lanes: int, count: int) -> Any:
+        form = self.form
+        if count == lanes:
+            value = load(self.b, self.pointers[0], at, form.read, lanes, 1)
+        else:
+            value = load_first(self.b, self.pointers[0], at, form.read, lanes, count, form.start)
+        return cast(value, form.write.dtype) if form.read.dtype != form.write.dtype else value
+
+    def _gathered(
+        self, lengths: Ints, lanes: int, count: int, terms: Callable[[list[Any]], list[Any]]
+    ) -> list[Any]:
+        start = full(self.b, self.form.write.dtype, lanes, self.form.start)
+        if 0 in lengths:  # an empty sum is +0
+            return [full(self.b, self.form.write.dtype, lanes, 0)] * count
+        rounded = self.form.op is Op.SUM and isinstance(start, Floats)
+        return gathered(self.b, lengths, [start] * count, terms, self.form.join, rounded)
+
+
+def gathered(
+    b: Any,
+    lengths: Ints,
+    starts: Sequence[Any],
+    terms: Callable[[list[Any]], list[Any]],
+    join: Callable[[Any, Any], Any],
+    rounded: bool,
+) -> list[Any]:
+    """Of `terms(counters)` over loops, each entry joined for itself.
+
+    Args:
+        b: the builder.
+        lengths: of the loops, none of them 0.
+        starts: what the entries start from, in every chain.
+        terms: from the counters to a value for each entry.
+        join: of two values; associative but for rounding.
+        rounded: whether `join` adds and rounds, so that chains must be short.
+    """
+    if not lengths:
+        return terms([])
+    *outer, length = lengths
+    chains = min(max(_PARALLEL // len(starts), 1), length)
+    slots = [[_slot(b, start) for start in starts] for _ in range(chains)]
+
+    def clear() -> None:
+        for row in slots:
+            for slot, start in zip(row, starts, strict=True):
+                b.store(start.value, slot)
+
+    def walk(counters: list[Any], low: Any, count: int) -> None:
+        def gather(i: Any, row: list[Any]) -> None:
+            for slot, value in zip(row, terms([*counters, i]), strict=True):
+                b.store(join(type(value)(b, b.load(slot)), value).value, slot)
+
+        whole = count - count % chains
+        if whole:
+            with loop(b, 0, whole, chains) as j:
+                for k, row in enumerate(slots):
+                    gather(b.add(b.add(low, j), i64(k)), row)
+        for k in range(count - whole):
+            gather(b.add(low, i64(whole + k)), slots[k])
+
+    def joined() -> list[Any]:
+        rows = [
+            [type(s)(b, b.load(slot)) for s, slot in zip(starts, row, strict=True)] for row in slots
+        ]
+        while len(rows) > 1:
+            pairs = list(zip(rows[::2], rows[1::2], strict=False))
+            odd = rows[2 * len(pairs) :]
+            rows = [[join(x, y) for x, y in zip(*pair, strict=True)] for pair in pairs] + odd
+        return rows[0]
+
+    block = _CHAIN * chains
+    if not rounded or math.prod(lengths) <= block:
+        clear()
+        with loops(b, tuple(outer)) as counters:
+            walk(counters, i64(0), length)
+        return joined()
+    totals = [_Total(b, start) for start in starts]
+
+    def folded(counters: list[Any], low: Any, count: int) -> None:
+        clear()
+        walk(counters, low, count)
+        for total, part in zip(totals, joined(), strict=True):
+            total.add(part)
+
+    with loops(b, tuple(outer)) as counters:
+        whole = length - length % block
+        if whole:
+            with loop(b, 0, whole, block) as low:
+                folded(counters, low, block)
+        if whole < length:
+            folded(counters, i64(whole), length - whole)
+    return [total.value() for total in totals]
+
+
+class _Total:
+    """A sum in two words, where it rounds."""
+
+    def __init__(self, b: Any, start: Any) -> None:
+        self.b, self.kind = b, type(start)
+        self.slots = [_slot(b, start)]
+        b.store(start.value, self.slots[0])
+        if self.kind is Floats:
+            self.slots.append(_slot(b, start))
+            b.store(start.like(0.0).value, self.slots[1])
+
+    def _words(self) -> list[Any]:
+        return [self.kind(self.b, self.b.load(slot)) for slot in self.slots]
+
+    def add(self, part: Any) -> None:
+        """One part more."""
+        first, *low = self._words()
+        if low:
+            first, lost = two_sum(first, part)
+            self.b.store((low[0] + lost).value, self.slots[1])
+        else:
+            first = first + part
+        self.b.store(first.value, self.slots[0])
+
+    def value(self) -> Any:
+        """The sum, rounded; where it is not finite, the second word is not a number."""
+        first, *low = self._words()
+        return select(abs(first) < math.inf, first + low[0], first) if low else first
+
+
+def _slot(b: Any, like: Any) -> Any:
+    with b.goto_entry_block():
+        return b.alloca(like.value.type)
