@@ -8,6 +8,7 @@ names it. (Compilers that take log(exp(x)) for x hide the overflow a user is loo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isograd.engine.graph import Eqn, Graph, Var
+from isograd.engine.graph import ArraySpec, Eqn, Graph, Var
 from isograd.engine.ops import RULES, Op
 
 
@@ -272,6 +273,35 @@ def _rewriting(rewrite: _Rewrite) -> Callable[[Graph], tuple[Graph, int]]:
     return run
 
 
+def _turn_products(graph: Graph) -> tuple[Graph, int]:
+    """(AB)ᵀ = BᵀAᵀ where only the transpose is read: so the result lies in order."""
+    readers: Counter[Var] = Counter(graph.outputs)
+    made_by: dict[Var, Eqn] = {}
+    for eqn in graph.eqns:
+        readers.update(eqn.inputs)
+    eqns: list[Eqn] = []
+    count = 0
+    for eqn in graph.eqns:
+        inner = made_by.get(eqn.inputs[0]) if eqn.op is Op.TRANSPOSE else None
+        made_by[eqn.output] = eqn
+        if inner is None or inner.op is not Op.MATMUL or readers[inner.output] > 1:
+            eqns.append(eqn)
+            continue
+        if len(eqn.output.spec.shape) != 2 or eqn.params["axes"] != (1, 0):
+            eqns.append(eqn)
+            continue
+        turned = []
+        for var in reversed(inner.inputs):
+            shape = var.spec.shape[::-1]
+            turned.append(
+                Eqn(Op.TRANSPOSE, (var,), eqn.params, Var(ArraySpec(shape, var.spec.dtype)))
+            )
+        operands = tuple(t.output for t in turned)
+        eqns += [*turned, Eqn(Op.MATMUL, operands, inner.params, eqn.output)]
+        count += 1
+    return replace(graph, eqns=tuple(eqns)), count
+
+
 def _drop_probes(eqn: Eqn, facts: _Facts) -> Var | None:
     return eqn.inputs[0] if eqn.op is Op.PROBE else None
 
@@ -281,6 +311,7 @@ COMMON_SUBEXPRESSIONS = Pass("common subexpressions", _eliminate_common, exact=T
 DEAD_CODE = Pass("dead code", _eliminate_dead, exact=True)
 IDENTITIES = Pass("algebraic identities", _rewriting(_exact_identity), exact=True)
 FAST_IDENTITIES = Pass("fast identities", _rewriting(_inexact_identity), exact=False)
+TURNED_PRODUCTS = Pass("turned products", _turn_products, exact=False)
 WITHOUT_PROBES = Pass("without probes", _rewriting(_drop_probes), exact=True)
 
 EXACT = (FOLD_CONSTANTS, COMMON_SUBEXPRESSIONS, IDENTITIES, COMMON_SUBEXPRESSIONS, DEAD_CODE)

@@ -148,6 +148,7 @@ def _fuse(
         height[eqn.output], stage[eqn.output], label[eqn.output] = h, s, mine
         elementwise[eqn.output] = fusible
         keys.append((s, mine, h, fusible, shape))
+    _sink(graph, keys)
     order = sorted(range(len(keys)), key=lambda i: keys[i])
     groups: list[tuple[int, int]] = []
     for position, i in enumerate(order):
@@ -157,6 +158,23 @@ def _fuse(
             groups.append((position, position + 1))
     group_keys = tuple(keys[order[start]] for start, _ in groups)
     return tuple(graph.eqns[i] for i in order), tuple(groups), group_keys
+
+
+def _sink(graph: Graph, keys: list[_Key]) -> None:
+    """Let elementwise equations wait for the one group that reads them, if it can take them in.
+
+    What they read is there by then, and nothing else misses them; their result needs no memory.
+    """
+    wanted: dict[Var, set[_Key]] = {v: {(-1, -1, -1, False, ())} for v in graph.outputs}
+    for i in range(len(keys) - 1, -1, -1):
+        eqn, (_, label, _, fusible, shape) = graph.eqns[i], keys[i]
+        readers = wanted.get(eqn.output, set())
+        if fusible and len(readers) == 1:
+            (reader,) = readers
+            if reader[1] == label and reader[3:] == (True, shape):
+                keys[i] = reader
+        for v in eqn.inputs:
+            wanted.setdefault(v, set()).add(keys[i])
 
 
 def _last_reads(graph: Graph) -> dict[Var, int]:

@@ -25,6 +25,7 @@ from isograd.engine.functions import (
     clip,
     equal,
     expm1,
+    maximum,
     minimum,
     sqrt,
     square,
@@ -173,8 +174,8 @@ def adam(beta1: float, beta2: float, eps: float) -> Optimiser:
         m = map_leaves(lambda mi, gi: beta1 * mi + (1.0 - beta1) * gi, state["m"], g)
         v = map_leaves(lambda vi, gi: beta2 * vi + (1.0 - beta2) * square(gi), state["v"], g)
         rate = lr / corrected(beta1, t)
-        root = sqrt(corrected(beta2, t)) if beta2 > 0 else 1.0
-        step = map_leaves(lambda mi, vi: -(rate * mi) / (sqrt(vi) / root + eps), m, v)
+        scale = 1.0 / sqrt(corrected(beta2, t)) if beta2 > 0 else 1.0
+        step = map_leaves(lambda mi, vi: -(rate * mi) / (sqrt(vi) * scale + eps), m, v)
         return step, {"m": m, "v": v, "t": t}
 
     return Optimiser(init, update)
@@ -210,12 +211,16 @@ def clip_by_value(bound: float) -> Optimiser:
 
 
 def _scaled_norm(tree: Tree) -> tuple[Value, Value]:
-    """(u, r) with ‖tree‖ = u r: u is the largest |x| (1 if all are 0), so that r ≤ √n."""
+    """(u, r) with ‖tree‖ = u r: u is the largest |x|, so that r ≤ √n.
+
+    At the ends of the format, u is as near to it as a number can be that has an inverse.
+    """
     leaves = flatten(tree)[0]
     largest = amax(stack([amax(absolute(leaf)) for leaf in leaves]))
-    top = float(np.finfo(spec_of(largest).dtype).max)
-    unit = where(largest > 0, minimum(largest, top), 1.0)
-    squares = [total(square(leaf / unit)) for leaf in leaves]
+    tiny = float(np.finfo(spec_of(largest).dtype).smallest_normal)
+    unit = maximum(minimum(largest, 1.0 / tiny), tiny * 2.0**26)
+    inverse = 1.0 / unit
+    squares = [total(square(leaf * inverse)) for leaf in leaves]
     result = squares[0]
     for s in squares[1:]:
         result = result + s

@@ -14,8 +14,8 @@ from isograd.backends.llvm.ir import I64, i64
 
 POINTER = ir.IntType(8).as_pointer()
 
-# What a thread is given: seven integers.
-TABLE, ENTRIES, BUMPS, BUMPED, ROUNDS, GO, MEETING = range(7)
+# What a thread is given: eight integers.
+TABLE, ENTRIES, BUMPS, BUMPED, ROUNDS, GO, MEETING, TIMES = range(8)
 # What the threads share: the numbers of threads, of those that wait, and of meetings so far.
 WAITING, MET = 16, 32
 SHARED = 48
@@ -31,9 +31,11 @@ class Driver:
 
     Attributes:
         dtype: of the number at `GO`.
+        timed: whether the nanoseconds that each entry takes are added to an integer of `TIMES`.
     """
 
     dtype: str
+    timed: bool = False
 
     def build(self, module: Any, name: str, width: int) -> None:
         """Append it to a module."""
@@ -41,7 +43,7 @@ class Driver:
         kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer()])
         function = ir.Function(module, kind, name)
         b = ir.IRBuilder(function.append_basic_block("entry"))
-        field = [b.load(b.gep(function.args[0], [i64(i)])) for i in range(7)]
+        field = [b.load(b.gep(function.args[0], [i64(i)])) for i in range(8)]
         bits, mask = {
             "float32": (ir.IntType(32), 0x7F800000),
             "float64": (I64, 0x7FF0000000000000),
@@ -56,7 +58,12 @@ class Driver:
                 at = b.mul(i, i64(2))
                 target = b.inttoptr(b.load(b.gep(table, [at])), routine.as_pointer())
                 argument = b.load(b.gep(table, [b.add(at, i64(1))]))
+                before = _now(b, module) if self.timed else None
                 b.call(target, [b.inttoptr(argument, POINTER)])
+                if before is not None:
+                    times = b.inttoptr(field[TIMES], I64.as_pointer())
+                    place = b.gep(times, [i])
+                    b.store(b.add(b.load(place), b.sub(_now(b, module), before)), place)
             b.call(meet, [field[MEETING]])
             exponent = b.and_(b.load(b.gep(go, [r])), ir.Constant(bits, mask))
             with b.if_then(b.icmp_unsigned("==", exponent, ir.Constant(bits, mask))):
@@ -129,6 +136,20 @@ def _yield(module: Any) -> Any:
     known = module.globals.get(name)
     kind = ir.FunctionType(ir.IntType(32), [])
     return known or ir.Function(module, kind, name)
+
+
+def _now(b: Any, module: Any) -> Any:
+    """Nanoseconds of a clock that never goes back."""
+    kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32), I64.as_pointer()])
+    clock = module.globals.get("clock_gettime") or ir.Function(module, kind, "clock_gettime")
+    with b.goto_entry_block():
+        read = b.alloca(I64, 2)
+    b.call(clock, [ir.Constant(ir.IntType(32), _MONOTONIC), read])
+    seconds, rest = b.load(read), b.load(b.gep(read, [i64(1)]))
+    return b.add(b.mul(seconds, i64(10**9)), rest)
+
+
+_MONOTONIC = 6 if sys.platform == "darwin" else 1
 
 
 class _counted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from isograd.backends.llvm.elements import (
 )
 from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset, type_of
 from isograd.backends.llvm.lanes import Floats
-from isograd.backends.llvm.maths import apply
+from isograd.backends.llvm.maths import apply, maximum
 from isograd.backends.llvm.views import Ints, nest
 from isograd.engine.ops import Op
 
@@ -30,7 +31,7 @@ _BLOCK = 4096  # elements summed before their sum is added to the whole: bounds 
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """Elementwise equations over one shape, as one loop; and sums of what they compute.
+    """Elementwise equations over one shape, as one loop; and what becomes of all it computes.
 
     Attributes:
         reads, writes: operands.
@@ -38,8 +39,8 @@ class Fused:
             reads first.
         stored: the number of the value that goes into each of the writes.
         places: for each of the writes, the number of the read whose memory it takes, or −1.
-        sums: numbers of the values whose sum over all elements is wanted, each behind a pointer
-            of its own after the writes.
+        folds: sums and maxima over all elements: the primitive and the number of a value, each
+            behind a pointer of its own after the writes.
     """
 
     reads: tuple[Operand, ...]
@@ -47,7 +48,7 @@ class Fused:
     steps: tuple[Step, ...]
     stored: Ints
     places: Ints = ()
-    sums: Ints = ()
+    folds: tuple[tuple[Op, int], ...] = ()
 
     @property
     def shape(self) -> Ints:
@@ -66,13 +67,15 @@ class Fused:
         vector = all(s in (0, 1) for s in inner) and all(s == 1 for s in inner[len(self.reads) :])
         lanes = lanes if vector else 1
         fresh = [o for o, p in zip(self.writes, places, strict=True) if p < 0]
-        types = [self._type(i) for i in self.sums]
+        types = [self._type(i) for _, i in self.folds]
         pointees = [o.type for o in (*self.reads, *fresh)] + types
 
         def body(b: Any, pointers: list[Any]) -> None:
             reads, rest = pointers[: len(self.reads)], iter(pointers[len(self.reads) :])
             outs = [reads[p] if p >= 0 else next(rest) for p in places]
-            totals = [Sum(b, kind, lanes) for kind in types]
+            totals = [
+                Fold(b, op, kind, lanes) for (op, _), kind in zip(self.folds, types, strict=True)
+            ]
 
             def at(counters: list[Any], n: int) -> None:
                 where = [offset(b, counters, steps) for steps in over.steps]
@@ -84,7 +87,7 @@ class Fused:
                 offsets = where[len(self.reads) :]
                 for p, w, o, i in zip(outs, offsets, self.writes, self.stored, strict=True):
                     store(b, p, w, values[i], o, n)
-                for total, i in zip(totals, self.sums, strict=True):
+                for total, (_, i) in zip(totals, self.folds, strict=True):
                     total.add(values[i], n)
 
             def along(counters: list[Any], low: Any, length: int) -> None:
@@ -102,7 +105,7 @@ class Fused:
             else:
                 with loops(b, over.lengths[:-1]) as counters:
                     length = over.lengths[-1]
-                    block = _BLOCK if self.sums and length > _BLOCK else length
+                    block = _BLOCK if self.folds and length > _BLOCK else length
                     with loop(b, 0, length // block) as i:
                         along(counters, b.mul(i, i64(block)), block)
                     if length % block:
@@ -125,28 +128,29 @@ def evaluate(values: list[Any], steps: Sequence[Step]) -> None:
         values.append(apply(op, [values[i] for i in numbers], dtype))
 
 
-class Sum:
-    """A sum in the making: a vector and a scalar of a block, and those of the blocks before it."""
+class Fold:
+    """A sum or maximum in the making: a vector and a scalar of a block, and of those before it."""
 
-    def __init__(self, b: Any, kind: Any, lanes: int) -> None:
-        self.b, self.lanes = b, lanes
+    def __init__(self, b: Any, op: Op, kind: Any, lanes: int) -> None:
+        self.b, self.lanes, self.join = b, lanes, maximum if op is Op.REDUCE_MAX else _plus
         operand = Operand("float64" if kind == ir.DoubleType() else "float32", (), ())
-        self.slots = {n: variable(b, operand, n, 0.0) for n in {1, lanes}}
-        self.wholes = {n: variable(b, operand, n, 0.0) for n in {1, lanes}}
-        self.zeros = {n: constant(operand, n, 0.0) for n in self.slots}
+        first = -math.inf if op is Op.REDUCE_MAX else 0.0
+        self.slots = {n: variable(b, operand, n, first) for n in {1, lanes}}
+        self.wholes = {n: variable(b, operand, n, first) for n in {1, lanes}}
+        self.firsts = {n: constant(operand, n, first) for n in self.slots}
 
     def add(self, x: Floats, n: int) -> None:
         """n lanes more."""
-        self._gather(self.slots[n], x.value)
+        self._gather(self.slots[n], x)
 
     def flush(self) -> None:
         """The end of a block."""
         for n, slot in self.slots.items():
-            self._gather(self.wholes[n], self.b.load(slot))
-            self.b.store(self.zeros[n], slot)
+            self._gather(self.wholes[n], Floats(self.b, self.b.load(slot)))
+            self.b.store(self.firsts[n], slot)
 
     def value(self) -> Floats:
-        """The sum: lanes are added in pairs, then in pairs of pairs."""
+        """Of all: lanes are joined in pairs, then pairs of pairs."""
         b = self.b
         total = Floats(b, b.load(self.wholes[1]))
         if self.lanes > 1:
@@ -156,10 +160,14 @@ class Sum:
                 for lane in range(self.lanes)
             ]
             while len(parts) > 1:
-                parts = [x + y for x, y in zip(parts[::2], parts[1::2], strict=True)]
-            total = total + parts[0]
+                parts = [self.join(x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+            total = self.join(total, parts[0])
         return total
 
-    def _gather(self, slot: Any, word: Any) -> None:
-        b = self.b
-        b.store((Floats(b, b.load(slot)) + Floats(b, word)).value, slot)
+    def _gather(self, slot: Any, x: Floats) -> None:
+        old = Floats(self.b, self.b.load(slot))
+        self.b.store(self.join(old, x).value, slot)
+
+
+def _plus(x: Floats, y: Floats) -> Floats:
+    return x + y

@@ -41,6 +41,7 @@ class Program:
             the input.
         rows: numbers of the inputs of which each round gets another row of an array.
         threads: how many may work at once, each on labels of its own.
+        timed: whether to take the time of each item, in `nanoseconds`.
 
     Attributes:
         items: the work, in order.
@@ -54,8 +55,9 @@ class Program:
         carried: Mapping[int, int] | None = None,
         rows: Sequence[int] = (),
         threads: int = 1,
+        timed: bool = False,
     ) -> None:
-        self.plan, graph = plan, plan.graph
+        self.plan, graph, self._timed = plan, plan.graph, timed
         self.carried, self.rows = dict(carried or {}), frozenset(rows)
         self._probes = [(e.params["site"], e.output) for e in graph.eqns if e.op is Op.PROBE]
         self.homes = self._homes()
@@ -104,12 +106,14 @@ class Program:
         self._outside = np.zeros(1, np.int64)
         outputs = self.plan.graph.outputs
         name = outputs[-1].spec.dtype.name if outputs else ""
-        driver = Driver(name if name in ("float32", "float64") else "float64")
+        driver = Driver(name if name in ("float32", "float64") else "float64", self._timed)
         code = jit.addresses([*kernels, driver, Barrier()])
         self._drive = prototype(code[driver])
         self._meeting = np.zeros(SHARED, np.int64)
         self._meeting[0] = self.count
         self._tables: list[NDArray[np.int64]] = []
+        self._times: list[NDArray[np.int64]] = []
+        self._timers: list[tuple[int, int, int]] = []  # item, its thread and its entry
         self._slots: list[NDArray[np.int64]] = []
         self._segments: list[tuple[int, int] | Work] = []
         self._late: defaultdict[Var, list[tuple[int, int, int]]] = defaultdict(list)
@@ -125,6 +129,7 @@ class Program:
                     self._segments.append(work)
                     continue
                 self._extend(len(entries))
+                self._timers.append((i, thread, len(entries)))
                 entries.append((code[work.kernel], len(pointers)))
                 pointers += work.pointers
                 if getattr(work.kernel, "scratch", 0):
@@ -135,6 +140,7 @@ class Program:
             base, meeting = slots.ctypes.data, self._meeting.ctypes.data
             table = [(f, meeting if at < 0 else base + 8 * at) for f, at in entries]
             self._tables.append(np.array(table, np.int64).reshape(-1, 2))
+            self._times.append(np.zeros(len(entries), np.int64))
             self._slots.append(slots)
             for slot, pointer in enumerate(pointers):
                 slots[slot] = self._address(pointer, thread, slot)
@@ -170,6 +176,11 @@ class Program:
             return int(self._carry[root].ctypes.data) + shift
         self._late[root].append((thread, slot, shift))
         return 0
+
+    @property
+    def nanoseconds(self) -> dict[int, int]:
+        """Time spent so far in each item that has a kernel, by its number; of a timed program."""
+        return {i: int(self._times[thread][entry]) for i, thread, entry in self._timers}
 
     # --- runs
 
@@ -237,10 +248,11 @@ class Program:
                 [
                     *(table.ctypes.data, len(table), bumps.ctypes.data, len(bumps)),
                     *(rounds, self._go.ctypes.data, self._meeting.ctypes.data),
+                    times.ctypes.data,
                 ],
                 np.int64,
             )
-            for table, bumps in zip(self._tables, self._bumps, strict=True)
+            for table, bumps, times in zip(self._tables, self._bumps, self._times, strict=True)
         ]
 
     def _piecewise(self, arrays: dict[Var, Array], rounds: int, fields: NDArray[np.int64]) -> None:
@@ -353,12 +365,12 @@ class Scan:
         GraphError: the graph is another's.
     """
 
-    def __init__(self, plan: Plan, threads: int = 1) -> None:
+    def __init__(self, plan: Plan, threads: int = 1, timed: bool = False) -> None:
         self.plan = plan
         self._form = form = Rounds.of(plan.graph)
         held, steady = len(form.carry), len(form.fixed)
         rows = range(held + steady, len(plan.graph.inputs))
-        self.program = Program(plan, {i: i for i in range(held)}, rows, threads)
+        self.program = Program(plan, {i: i for i in range(held)}, rows, threads, timed)
         self.fallbacks = self.program.fallbacks
 
     def __call__(

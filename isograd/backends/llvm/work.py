@@ -1,8 +1,8 @@
 """From a plan to pieces of work: which kernel does what, on which memory.
 
 Equations that only show memory otherwise are no work. Elementwise equations of a group are one
-loop; a matrix product that feeds a loop takes it in as its epilogue, a full sum of what a loop
-computes is taken by the loop. Parts of a concatenation are made in their place, and so is what an
+loop; a matrix product that feeds a loop takes it in as its epilogue, full sums and maxima
+of what a loop computes are taken by it. Parts of a concatenation are made in their place, and so is what an
 output of the program asks for, where nobody reads any more what lay there.
 """
 
@@ -61,14 +61,14 @@ class _Draft:
     stage: int
     loop: bool
     product: Eqn | None = None
-    sums: list[Eqn] = field(default_factory=list)
+    folds: list[Eqn] = field(default_factory=list)
 
     def every(self) -> Iterator[Eqn]:
         """All equations that it stands for."""
         if self.product is not None:
             yield self.product
         yield from self.eqns
-        yield from self.sums
+        yield from self.folds
 
 
 class Works:
@@ -91,7 +91,7 @@ class Works:
         self._wanted = {self._shown[v].root for v in (*kept, *plan.graph.outputs)}
         self._drafts = _drafts(plan, self._shown)
         self._made = {e.output for d in self._drafts for e in d.every()}
-        _take_sums(self._drafts)
+        _take_folds(self._drafts)
         self._readers = self._read_by()
         self._take_products()
         self._readers = self._read_by()
@@ -130,7 +130,7 @@ class Works:
             if not readers:
                 continue
             first = min(readers, key=lambda d: place[id(d)])
-            if not first.loop or first.product or first.sums or first.label != draft.label:
+            if not first.loop or first.product or first.folds or first.label != draft.label:
                 continue
             out = self._shown[eqn.output]
             seen = [
@@ -289,9 +289,9 @@ class Works:
             tuple(steps),
             tuple(numbers[v] for v in out),
             places if max(places, default=-1) >= 0 else (),
-            tuple(numbers[e.inputs[0]] for e in draft.sums),
+            tuple((e.op, numbers[e.inputs[0]]) for e in draft.folds),
         )
-        writes += [self.views[e.output] for e in draft.sums]
+        writes += [self.views[e.output] for e in draft.folds]
         if product is not None:
             left, right = (self.views[v] for v in product.inputs)
             kernel = gemm(product.output.spec.dtype.name, left, right, kernel)
@@ -333,18 +333,18 @@ def _drafts(plan: Plan, views: Mapping[Var, View]) -> list[_Draft]:
     return drafts
 
 
-def _take_sums(drafts: list[_Draft]) -> None:
-    """Let full sums be taken by the loop that computes what is summed."""
+def _take_folds(drafts: list[_Draft]) -> None:
+    """Let sums and maxima over all of what a loop computes be taken by it."""
     maker = {e.output: d for d in drafts if d.loop for e in d.eqns}
     for draft in list(drafts):
         eqn = draft.eqns[0]
-        if eqn.op is not Op.SUM or eqn.output.spec.size != 1:
+        if eqn.op not in (Op.SUM, Op.REDUCE_MAX) or eqn.output.spec.size != 1:
             continue
         (x,) = eqn.inputs
         loop = maker.get(x)
         fits = loop is not None and loop.label == draft.label and x.spec.dtype.kind == "f"
         if loop is not None and fits and x.spec.size > 1:
-            loop.sums.append(eqn)
+            loop.folds.append(eqn)
             drafts.remove(draft)
 
 
