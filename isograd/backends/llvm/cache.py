@@ -104,6 +104,9 @@ class Store:
         """Whether the folder is there and safe; looked at once."""
         if self._readable is None:
             self._readable = False
+            if not self.folder.is_absolute():
+                self._say("is unknown, as this user has no home")
+                return False
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 found = self.folder.stat()

@@ -109,12 +109,8 @@ def host() -> Target:
     import llvmlite.binding as llvm
 
     found = llvm.get_host_cpu_features()
-    features, triple = found.flatten(), llvm.get_default_triple()
-    if triple.startswith("x86_64"):
-        # Vectors as wide as the processor has them; LLVM is shy of 512 bits otherwise.
-        features += ",-prefer-256-bit"
     width = 64 if found.get("avx512f") else 32 if found.get("avx") else 16
-    return Target(triple, llvm.get_host_cpu_name(), features, width)
+    return Target(llvm.get_default_triple(), llvm.get_host_cpu_name(), found.flatten(), width)
 
 
 def vector_bytes() -> int:
@@ -218,7 +214,11 @@ class Codes:
 
     def addresses(self, kernels: Iterable[K]) -> dict[K, int]:
         """As the function of that name."""
-        names = {kernel: _identity(kernel) for kernel in kernels}
+        names: dict[K, str] = {}
+        for kernel in kernels:
+            identity = _identity(kernel)
+            if names.setdefault(kernel, identity) != identity:
+                raise TypeError(f"one kernel equals another that is not the same: {identity}")
         with _LOCK:
             missing = {names[k]: k for k in names if names[k] not in self._known}
             if missing:
@@ -226,9 +226,10 @@ class Codes:
             return {kernel: self._known[name] for kernel, name in names.items()}
 
     def _load(self, missing: dict[str, Any]) -> None:
+        target = host()
         import llvmlite.binding as llvm
 
-        target, machine = host(), machine_of(host())
+        machine = machine_of(target)
         keys = {identity: key(identity, target) for identity in missing}
         library = llvm.JITLibraryBuilder().add_current_process()
         for identity, kernel in missing.items():
