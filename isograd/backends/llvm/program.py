@@ -20,7 +20,7 @@ from isograd.backends.llvm.arena import Arena, aligned
 from isograd.backends.llvm.driver import MET, SHARED, WAITING, Barrier, Driver, prototype
 from isograd.backends.llvm.team import together
 from isograd.backends.llvm.views import View
-from isograd.backends.llvm.work import Work, Works
+from isograd.backends.llvm.work import Measuring, Work, Works
 from isograd.backends.rounds import Rounds
 from isograd.engine.graph import Eqn, Var
 from isograd.engine.ops import RULES, Op
@@ -42,11 +42,13 @@ class Program:
         rows: numbers of the inputs of which each round gets another row of an array.
         threads: how many may work at once, each on labels of its own.
         timed: whether to take the time of each item, in `nanoseconds`.
+        measuring: what is measured at probes; None lets observers look at what they show.
 
     Attributes:
         items: the work, in order.
         threads: which of the threads does each item.
         fallbacks: primitives that the reference interpreter runs.
+        records: what is measured, and where in `recorded`.
     """
 
     def __init__(
@@ -56,14 +58,17 @@ class Program:
         rows: Sequence[int] = (),
         threads: int = 1,
         timed: bool = False,
+        measuring: Measuring | None = None,
     ) -> None:
         self.plan, graph, self._timed = plan, plan.graph, timed
         self.carried, self.rows = dict(carried or {}), frozenset(rows)
-        self._probes = [(e.params["site"], e.output) for e in graph.eqns if e.op is Op.PROBE]
+        probes = [] if measuring else [e for e in graph.eqns if e.op is Op.PROBE]
+        self._probes = [(e.params["site"], e.output) for e in probes]
         self.homes = self._homes()
         kept = {var for _, var in self._probes}
-        works = Works(plan, self.homes, kept)
+        works = Works(plan, self.homes, kept, measuring)
         self.views, self.items = works.views, works.items
+        self.records, self.recorded = works.records, works.recorded
         self.fallbacks = sorted(
             {w.kernel.op.value for w in self.items if isinstance(w.kernel, Eqn)}
         )
@@ -79,7 +84,7 @@ class Program:
             self.items,
             self.threads,
             np.cumsum([i in self._barriers for i in range(len(self.items))]).tolist(),
-            {*graph.inputs, *graph.constants, *self.homes},
+            {*graph.inputs, *graph.constants, *self.homes, self.recorded},
             {self.views[v].root for v in kept},
         )
         self._lock = threading.Lock()
@@ -144,8 +149,7 @@ class Program:
             self._slots.append(slots)
             for slot, pointer in enumerate(pointers):
                 slots[slot] = self._address(pointer, thread, slot)
-        steps = {self.plan.graph.inputs[i] for i in self.rows}
-        steps |= {v for i, v in enumerate(self.homes) if i not in self.carried.values()}
+        steps = self._by_row()
         self._bumps = []
         for thread, slots in enumerate(self._slots):
             moving = [
@@ -155,6 +159,12 @@ class Program:
                 if t == thread and var in steps
             ]
             self._bumps.append(np.array(moving, np.int64).reshape(-1, 2))
+
+    def _by_row(self) -> set[Var]:
+        """Memory of which each round gets another row."""
+        inputs, carried = self.plan.graph.inputs, set(self.carried.values())
+        outs = (v for i, v in enumerate(self.homes) if i not in carried)
+        return {*(inputs[i] for i in self.rows), *outs, self.recorded}
 
     def _extend(self, entry: int) -> None:
         """One more entry for the native segment at hand, or the first of a new one."""
@@ -186,7 +196,7 @@ class Program:
 
     def run(
         self, leaves: Sequence[Array], rounds: int = 1, observe: Observer | None = None
-    ) -> list[Array]:
+    ) -> tuple[list[Array], Array]:
         """Run rounds; after one whose last output is not finite none follows.
 
         Args:
@@ -196,7 +206,7 @@ class Program:
 
         Returns:
             The outputs: of those that are carried what the last round made, of others an array with
-            a row per round.
+            a row per round. And what was measured: (rounds, bytes) uint8.
         """
         with self._lock:
             arrays = self._bind(leaves, rounds)
@@ -215,10 +225,11 @@ class Program:
             if observe is not None:
                 for site, var in self._probes:
                     observe(site, self._array(var, arrays))
-            return [
+            outputs = [
                 self._memory(home).copy() if home in self._carry else arrays[home]
                 for home in self.homes
             ]
+            return outputs, arrays[self.recorded]
 
     def _bind(self, leaves: Sequence[Array], rounds: int) -> dict[Var, Array]:
         """Arrays for the memory that is not the program's own."""
@@ -228,6 +239,8 @@ class Program:
                 self._memory(var)[...] = leaf
             else:
                 arrays[var] = np.require(leaf, var.spec.dtype, "C")
+        (size,) = self.recorded.spec.shape
+        arrays[self.recorded] = aligned(rounds * size).reshape(rounds, size)
         carried = set(self.carried.values())
         for i, home in enumerate(self.homes):
             if home not in self._carry:
@@ -257,8 +270,7 @@ class Program:
 
     def _piecewise(self, arrays: dict[Var, Array], rounds: int, fields: NDArray[np.int64]) -> None:
         """Native segments, and between them rules of the interpreter."""
-        rows = {self.plan.graph.inputs[i] for i in self.rows}
-        rows |= {v for i, v in enumerate(self.homes) if i not in self.carried.values()}
+        rows = self._by_row()
         table, slots = self._tables[0], self._slots[0]
         at = ((self._bumps[0][:, 0] - slots.ctypes.data) // 8).astype(np.intp)
         fields[[3, 4]] = 0, 1
@@ -350,7 +362,7 @@ class Native:
     def __call__(self, *args: Any, observe: Observer | None = None) -> Any:
         """Run the program: as `isograd.backends.numpy.Executable.__call__`."""
         graph = self.plan.graph
-        leaves = self.program.run(bind(graph, args), observe=observe)
+        leaves, _ = self.program.run(bind(graph, args), observe=observe)
         return unflatten(graph.out_tree, (leaf[0, ...] for leaf in leaves))
 
 
@@ -359,54 +371,68 @@ class Scan:
 
     Args:
         plan: of the graph of `step(carry, fixed, each) -> (carry, out, go)`.
-        threads: how many may work at once.
+        threads, timed, measuring: as for `Program`.
 
     Raises:
         GraphError: the graph is another's.
     """
 
-    def __init__(self, plan: Plan, threads: int = 1, timed: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        threads: int = 1,
+        *,
+        timed: bool = False,
+        measuring: Measuring | None = None,
+    ) -> None:
         self.plan = plan
         self._form = form = Rounds.of(plan.graph)
         held, steady = len(form.carry), len(form.fixed)
         rows = range(held + steady, len(plan.graph.inputs))
-        self.program = Program(plan, {i: i for i in range(held)}, rows, threads, timed)
+        carried = {i: i for i in range(held)}
+        self.program = Program(plan, carried, rows, threads, timed, measuring)
         self.fallbacks = self.program.fallbacks
 
     def __call__(
         self, carry: Any, fixed: Any, each: Any, observe: Observer | None = None
     ) -> tuple[Any, Any, int]:
         """Take rounds: as `isograd.backends.numpy.Scan.__call__`."""
+        carried, out, applied, _ = self.measure(carry, fixed, each, observe)
+        return carried, out, applied
+
+    def measure(
+        self, carry: Any, fixed: Any, each: Any, observe: Observer | None = None
+    ) -> tuple[Any, Any, int, Array]:
+        """Likewise, and what was measured: (rounds, bytes) uint8, for `program.records`."""
         form = self._form
         count, held, steady, rows = form.bind(carry, fixed, each)
-        size = 1 if observe is not None else count  # probes are looked at after each round
+        size = 1 if observe is not None else max(count, 1)  # probes are looked at after each round
         parts, applied = [], 0
         for first in range(0, count, size):
             some = [row[first : first + size] for row in rows]
-            after, outs, done = self._rounds(held, steady, some, observe)
+            held, outs, done = self._rounds(held, steady, some, observe)
             parts.append(outs)
             applied += done
-            held = after
             if done < len(some[0]):
                 break
-        out = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] if parts else []
-        if not parts:
-            out = [np.empty((0, *var.spec.shape), var.spec.dtype) for var in form.out]
-        carried = unflatten(form.carry_tree, map(np.asarray, held))
-        return carried, unflatten(form.out_tree, out), applied
+        specs = (*(var.spec for var in form.out), self.program.recorded.spec)
+        empty = [np.empty((0, *spec.shape), spec.dtype) for spec in specs]
+        *out, records = map(np.concatenate, zip(empty, *parts, strict=True))
+        after = unflatten(form.carry_tree, map(np.asarray, held))
+        return after, unflatten(form.out_tree, out), applied, records
 
     def _rounds(
         self, held: list[Array], steady: list[Array], rows: list[Array], observe: Observer | None
     ) -> tuple[list[Array], list[Array], int]:
-        """Rounds in one go: the carry, what they gave, and how many were applied."""
+        """Rounds in one go: the carry, what they gave with what was measured, how many count."""
         count, n = len(rows[0]), len(held)
-        *leaves, go = self.program.run([*held, *steady, *rows], count, observe)
-        bad = ~np.isfinite(go)
+        (*leaves, go), records = self.program.run([*held, *steady, *rows], count, observe)
+        outs, bad = [*leaves[n:], records], ~np.isfinite(go)
         if not bad.any():
-            return leaves[:n], leaves[n:], count
+            return leaves[:n], outs, count
         # The last round has written over the carry: take those before it once more.
         applied = int(bad.argmax())
-        out = [array[: applied + 1] for array in leaves[n:]]
         if applied:
-            held = self.program.run([*held, *steady, *(row[:applied] for row in rows)], applied)[:n]
-        return held, out, applied
+            again = [*held, *steady, *(row[:applied] for row in rows)]
+            held = self.program.run(again, applied)[0][:n]
+        return held, [array[: applied + 1] for array in outs], applied

@@ -1,8 +1,8 @@
 """From a plan to pieces of work: which kernel does what, on which memory.
 
 Equations that only show memory otherwise are no work. Elementwise equations of a group are one
-loop; a matrix product that feeds a loop takes it in as its epilogue, full sums and maxima
-of what a loop computes are taken by it. Parts of a concatenation are made in their place, and so is what an
+loop; a matrix product that feeds a loop takes it in as its epilogue, full sums and maxima of what a
+loop computes are taken by it. Parts of a concatenation are made in their place, and so is what an
 output of the program asks for, where nobody reads any more what lay there.
 """
 
@@ -13,14 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from isograd.backends.llvm.blas import Product
 from isograd.backends.llvm.elements import Operand
 from isograd.backends.llvm.fused import Fused
 from isograd.backends.llvm.gemm import gemm
 from isograd.backends.llvm.kinds import single
 from isograd.backends.llvm.maths import supports
+from isograd.backends.llvm.measure import Interval, Measure
 from isograd.backends.llvm.views import View, own, resolve, row_major
-from isograd.engine.graph import Eqn, Var
+from isograd.engine.graph import ArraySpec, Eqn, Var
 from isograd.engine.ops import RULES, Op
 from isograd.engine.plan import Plan
 
@@ -71,6 +74,34 @@ class _Draft:
         yield from self.folds
 
 
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What is measured at the probes of a plan.
+
+    Attributes:
+        full: everything that a summary holds; else moments alone.
+        active: by site, the interval outside of which values count as saturated.
+    """
+
+    full: bool
+    active: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where the measurement of a probe is written.
+
+    Attributes:
+        site: of the probe; shards have a probe each of one site.
+        measure: what is written.
+        start: its first byte among those of a round.
+    """
+
+    site: str
+    measure: Measure
+    start: int
+
+
 class Works:
     """The work of a plan.
 
@@ -79,17 +110,30 @@ class Works:
         into: for each output of the graph the variable whose memory it is to be in: an input, or
             one of its own.
         kept: variables whose memory must hold them until the end.
+        measuring: what is measured at probes; None is nothing.
 
     Attributes:
         items: in an order in which they can run.
         views: where each variable lies in the end.
+        records: what is measured, and where in `recorded` it is written.
+        recorded: bytes.
     """
 
-    def __init__(self, plan: Plan, into: Sequence[Var], kept: Iterable[Var]) -> None:
-        self.plan, self.into = plan, into
+    def __init__(
+        self,
+        plan: Plan,
+        into: Sequence[Var],
+        kept: Iterable[Var] = (),
+        measuring: Measuring | None = None,
+    ) -> None:
+        self.plan, self.into, self._measuring = plan, into, measuring
         self._shown = resolve(plan.graph)
         self._wanted = {self._shown[v].root for v in (*kept, *plan.graph.outputs)}
-        self._drafts = _drafts(plan, self._shown)
+        self._drafts = _drafts(plan, self._shown, measuring is not None)
+        self.records = tuple(self._records())
+        last = self.records[-1:]
+        size = sum(r.start + _lines(r.measure.nbytes) for r in last)
+        self.recorded = Var(ArraySpec((size,), np.dtype(np.uint8)))
         self._made = {e.output for d in self._drafts for e in d.every()}
         _take_folds(self._drafts)
         self._readers = self._read_by()
@@ -206,11 +250,30 @@ class Works:
                         return False
         return True
 
+    def _records(self) -> Iterator[Record]:
+        """One after another, each on cache lines of its own."""
+        start = 0
+        for draft in self._drafts:
+            eqn = draft.eqns[0]
+            if eqn.op is Op.PROBE and self._measuring is not None:
+                site = eqn.params["site"]
+                var, active = eqn.inputs[0], self._measuring.active.get(site)
+                read = operand(var, self._shown[var])
+                record = Record(site, Measure(read, active, self._measuring.full), start)
+                yield record
+                start += _lines(record.measure.nbytes)
+
     # --- work
 
     def _items(self) -> Iterator[Work]:
+        records = iter(self.records)
         for draft in self._drafts:
-            if draft.loop:
+            if draft.eqns[0].op is Op.PROBE:
+                record = next(records)
+                read = self.views[draft.eqns[0].inputs[0]]
+                place = View(self.recorded, record.start, (record.measure.nbytes,), (1,))
+                yield Work(record.measure, (read,), (place,), draft.label, draft.stage)
+            elif draft.loop:
                 work = self._loop(draft)
                 if work is None:
                     for eqn in draft.every():
@@ -323,12 +386,18 @@ class Works:
         yield from late
 
 
-def _drafts(plan: Plan, views: Mapping[Var, View]) -> list[_Draft]:
-    """One for each group that makes something."""
+def _lines(nbytes: int) -> int:
+    """Bytes of the cache lines that hold so many."""
+    return -(-nbytes // 64) * 64
+
+
+def _drafts(plan: Plan, views: Mapping[Var, View], probes: bool) -> list[_Draft]:
+    """One for each group that makes something; and, if so asked, for each probe."""
     eqns, drafts = plan.graph.eqns, []
     for (start, stop), label, stage in zip(plan.groups, plan.labels, plan.stages, strict=True):
         group = list(eqns[start:stop])
-        if any(views[e.output].root is e.output and e.output.spec.size for e in group):
+        made = any(views[e.output].root is e.output and e.output.spec.size for e in group)
+        if made or (probes and group[0].op is Op.PROBE and group[0].output.spec.size):
             drafts.append(_Draft(group, label, stage, RULES[group[0].op].elementwise))
     return drafts
 
