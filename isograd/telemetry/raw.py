@@ -1,0 +1,146 @@
+"""Measurements as native code leaves them: read, and merged, many at a time."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isograd.backends.llvm.measured import MOMENTS, exponents
+from isograd.telemetry.exponents import Exponents
+from isograd.telemetry.summary import EMPTY, Summary
+
+if TYPE_CHECKING:
+    from isograd.backends.llvm.measure import Measure
+
+_HEAD = struct.Struct("=q4d3q3qd")  # MOMENTS, and what follows it in `summary_layout`
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Moments of many arrays at once: in every field, one number for each of them.
+
+    Those of the finite values are 0, +inf for the minimum and -inf for the maximum, where nothing
+    is finite. Where they come from native code in brief, the mean is right to 1e-5 standard
+    deviations and the standard deviation to 6e-5 of itself, and all else is exact.
+
+    Attributes:
+        count: int64, finite values.
+        mean: float64.
+        std: float64, the standard deviation of these very values.
+        min: float64.
+        max: float64.
+        max_abs: float64, the largest magnitude; 0 where nothing is finite.
+        zeros: int64, how many are +0 or -0.
+        nonfinite: int64, how many are NaN or infinite.
+        saturated: int64, how many are outside the active interval; 0 if there was none.
+    """
+
+    count: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    min: NDArray[np.float64]
+    max: NDArray[np.float64]
+    max_abs: NDArray[np.float64]
+    zeros: NDArray[np.int64]
+    nonfinite: NDArray[np.int64]
+    saturated: NDArray[np.int64]
+
+
+def moments(raw: NDArray[Any]) -> Moments:
+    """Moments out of records.
+
+    Args:
+        raw: any shape of MOMENTS; or (…, 64 n) bytes, which make (…, n) of them.
+
+    Returns:
+        Its fields as views, and max_abs.
+    """
+    found = raw if raw.dtype == MOMENTS else raw.view(MOMENTS)
+    by_name = {name: found[name] for name in MOMENTS.names or ()}
+    return Moments(**by_name, max_abs=np.maximum(np.maximum(-found["min"], found["max"]), 0.0))
+
+
+def merge_moments(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Moments of the values of both, as `isograd.telemetry.summary.merge` has them.
+
+    Args:
+        a: MOMENTS, any shape.
+        b: likewise; the two broadcast.
+
+    Returns:
+        MOMENTS. All but mean and standard deviation is exact.
+
+    References:
+        Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance: analysis and
+        recommendations", The American Statistician 37(3), eq. 2.1, here divided by the count.
+    """
+    out = np.empty(np.broadcast_shapes(a.shape, b.shape), MOMENTS)
+    for name in ("count", "zeros", "nonfinite", "saturated"):
+        out[name] = a[name] + b[name]
+    low, high = np.minimum(a["min"], b["min"]), np.maximum(a["max"], b["max"])
+    out["min"], out["max"] = low, high
+    some = out["count"] > 0
+    total = np.maximum(out["count"], 1)
+    w, v = a["count"] / total, b["count"] / total
+    # Halved, as the difference of two finite means can overflow; √(w·v) is at most a half. Rounded
+    # sums must not pass the bounds either, which are infinite where nothing is finite.
+    with np.errstate(over="ignore", under="ignore"):
+        between = 2 * np.sqrt(w * v) * (b["mean"] / 2 - a["mean"] / 2)
+        std = np.hypot(np.hypot(a["std"] * np.sqrt(w), b["std"] * np.sqrt(v)), between)
+        mean = w * a["mean"] + v * b["mean"]
+        out["mean"] = np.where(some, np.minimum(np.maximum(mean, low), high), 0.0)
+        out["std"] = np.where(some, np.minimum(std, high / 2 - low / 2), 0.0)
+    return out
+
+
+def summary(measure: Measure, raw: NDArray[np.uint8]) -> Summary:
+    """A summary out of what a measurement in full has written.
+
+    Args:
+        measure: the kernel, with ``full``.
+        raw: (nbytes,) uint8.
+
+    Returns:
+        What ``Summary.of`` the array is, up to the rounding of mean and std.
+    """
+    size = math.prod(measure.read.shape)
+    if not size:
+        return EMPTY
+    head = _HEAD.unpack_from(raw.data)
+    count, mean, std, low, high, zeros, _, saturated, nans, pos_infs, neg_infs, min_abs = head
+    first, n = exponents(np.dtype(measure.read.dtype))
+    end = _HEAD.size + 4 * n
+    units_off = None
+    if measure.active is not None and len(measure.read.shape) == 2:
+        units_off = raw[end : end + measure.read.shape[1]].view(np.bool_).copy()
+        units_off.setflags(write=False)
+    return Summary(
+        count=size,
+        mean=mean,
+        std=std,
+        min=low,
+        max=high,
+        max_abs=max(-low, high) if count else 0.0,
+        min_abs=min_abs,
+        zeros=zeros,
+        nans=nans,
+        pos_infs=pos_infs,
+        neg_infs=neg_infs,
+        saturated=saturated,
+        exponents=_trimmed(first, raw[_HEAD.size : end].view(np.uint32)),
+        units_off=units_off,
+    )
+
+
+def _trimmed(first: int, counts: NDArray[np.uint32]) -> Exponents:
+    """A histogram without the zeros at its ends."""
+    found = counts.nonzero()[0]
+    if not found.size:
+        return Exponents(0, ())
+    start, end = int(found[0]), int(found[-1]) + 1
+    return Exponents(first + start, tuple(counts[start:end].tolist()))
