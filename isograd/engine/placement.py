@@ -73,7 +73,6 @@ class Walk:
         self.sums: dict[Var, Split | None] = {}
         self.made: set[Var] = set()
         self.batches: set[int] = set()
-        self._broadcasts: dict[Var, Eqn] = {}
         self._slices: dict[tuple[Var, int, Cut], tuple[Var, ...]] = {}
 
     # equations
@@ -113,8 +112,6 @@ class Walk:
             self.whole(var)
         self.eqns.append(eqn)
         self.made.add(eqn.output)
-        if eqn.op is Op.BROADCAST:
-            self._broadcasts[eqn.output] = eqn
 
     def combine(self, op: Op, var: Var, terms: Sequence[Var]) -> Split | None:
         """A value as op(… op(t₀, t₁) …, tₙ): split into pieces if it is large, else whole."""
@@ -173,15 +170,7 @@ class Walk:
         placed = self.split_of(var)
         if placed is not None and (placed.axis, placed.cut) == (axis, cut):
             return placed.parts
-        eqn = self._broadcasts.get(var)
-        if eqn is None or not _repeats(eqn, axis):
-            return self.sliced(self.whole(var), axis, cut)
-        key = (var, axis, cut)
-        if key not in self._slices:
-            sources = eqn.inputs * len(cut.shards)
-            params = resized(eqn.params, "shape", axis, cut)
-            self._slices[key] = self.each(eqn, cut.shards, sources, params=params)
-        return self._slices[key]
+        return self.sliced(self.whole(var), axis, cut)
 
     def sliced(self, var: Var, axis: int, cut: Cut) -> tuple[Var, ...]:
         """Views of a variable of the new graph."""
@@ -211,13 +200,6 @@ def resized(params: Mapping[str, Any], key: str, axis: int, cut: Cut) -> list[di
     old: _Ints = params[key]
     lengths = (stop - start for start, stop in cut.spans)
     return [{**params, key: (*old[:axis], n, *old[axis + 1 :])} for n in lengths]
-
-
-def _repeats(broadcast: Eqn, axis: int) -> bool:
-    """Whether a broadcast repeats its input along an axis of its output."""
-    small, large = broadcast.inputs[0].spec.shape, broadcast.output.spec.shape
-    k = axis - (len(large) - len(small))
-    return k < 0 or small[k] != large[axis]
 
 
 __all__ = ["Cut", "Partial", "Placement", "Split", "Walk", "resized"]
