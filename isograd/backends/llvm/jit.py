@@ -199,8 +199,21 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+@cache
+def _linker() -> Any:
+    import llvmlite.binding as llvm
+
+    # As LLVM itself chooses: its newer linker but for Windows' format.
+    new = "windows" not in host().triple
+    return llvm.create_lljit_compiler(machine_of(host()), use_jit_link=new)
+
+
+# What is loaded stays: nobody knows who still holds an address.
+_LIBRARIES: list[Any] = []
+
+
 class Codes:
-    """Kernels in memory as machine code, as long as this lives.
+    """A table of kernels that are in memory as machine code; that stays there for good.
 
     Args:
         store: where object files are kept between processes; None keeps none.
@@ -209,8 +222,6 @@ class Codes:
     def __init__(self, store: Store | None) -> None:
         self._store = store
         self._known: dict[str, int] = {}
-        self._libraries: list[Any] = []
-        self._linker: Any = None
 
     def addresses(self, kernels: Iterable[K]) -> dict[K, int]:
         """As the function of that name."""
@@ -244,19 +255,15 @@ class Codes:
         for module in {type(kernel).__module__ for kernel in missing.values()}:
             for symbol, address in getattr(sys.modules[module], "symbols", dict)().items():
                 library.import_symbol(symbol, address)
-        if self._linker is None:
-            # As LLVM itself chooses: its newer linker but for Windows' format.
-            self._linker = llvm.create_lljit_compiler(
-                machine, use_jit_link="windows" not in target.triple
-            )
+        number = len(_LIBRARIES)
+        _LIBRARIES.append(None)  # a name is used up even where linking fails
         try:
-            linked = library.link(self._linker, f"library{len(self._libraries)}")
+            linked = library.link(_linker(), f"library{number}")
         except RuntimeError as error:
-            self._libraries.append(None)  # its name is used up
             raise Unavailable(
                 "every function that native code calls must be there", came=str(error)
             ) from error
-        self._libraries.append(linked)
+        _LIBRARIES[number] = linked
         self._known |= {identity: linked["k" + digest] for identity, digest in keys.items()}
 
 
