@@ -143,10 +143,15 @@ _elementwise(Op.LOG1P, np.log1p, lambda t, out, x: t / (1.0 + x), domain="x > �
 _elementwise(Op.SQRT, np.sqrt, lambda t, out, x: t * (0.5 / out), domain="x > 0")
 # 1 − tanh² rounds to 0 once tanh rounds to 1; this form keeps its relative accuracy until the
 # derivative itself underflows, and it is smooth, so derivatives of any order are right at 0.
+def _sech_squared(x: Value) -> Value:
+    double = 2.0 * x
+    return 4.0 * logistic(double) * logistic(-double)
+
+
 _elementwise(
     Op.TANH,
     np.tanh,
-    lambda t, out, x: t * (4.0 * logistic(2.0 * x) * logistic(-2.0 * x)),
+    lambda t, out, x: t * _sech_squared(x),
     domain="all",
 )
 # out · (1 − out) has the same flaw for large x.
