@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 import isograd
+from isograd.engine.dispatch import apply
 from isograd.engine.graph import ArraySpec, Graph
+from isograd.engine.ops import Op
 
 F = isograd.functions
 SHAPES = ((), (3,), (2, 3), (4, 1, 3))
@@ -121,3 +123,245 @@ def arguments(seed: int, dtype: Any) -> list[np.ndarray]:
         x = rng.normal(size=shape).astype(dtype)
         arrays.append(np.where(rng.random(shape) < 0.4, rng.choice(special, shape), x))
     return arrays
+
+
+# --- graphs of every primitive, on every dtype
+
+INTEGERS = ("int32", "int64", "uint32", "uint8")
+
+
+class Draw:
+    """What the steps of a random function choose from; the same choices at every call."""
+
+    def __init__(self, seed: int, pool: list[Any]) -> None:
+        self.rng, self.pool = np.random.default_rng(seed), pool
+
+    def some(self, kinds: str, fits: Callable[[Any], bool] = lambda x: True) -> Any:
+        """An array of one of these kinds (of a dtype) with a property; a new one if none has it."""
+        found = [x for x in self.pool if x.dtype.kind in kinds and fits(x)]
+        if found:
+            return found[self.rng.integers(len(found))]
+        shape = (int(self.rng.integers(1, 4)), 3)
+        return F.asarray(self.rng.integers(0, 2, shape).astype({"b": bool}.get(kinds[0], kinds[0])))
+
+    def pair(self, kinds: str) -> tuple[Any, Any]:
+        """Two arrays that broadcast, mostly of two dtypes."""
+        x = self.some(kinds)
+        return x, self.some(kinds, lambda y: _joint(x, y) is not None)
+
+    def axis(self, x: Any) -> int:
+        return int(self.rng.integers(x.ndim))
+
+    def axes(self, x: Any) -> tuple[int, ...]:
+        return tuple(k for k in range(x.ndim) if self.rng.random() < 0.6)
+
+    def indices(self, n: int) -> Any:
+        """Integers in [−n, n), computed or known, negative and repeated ones among them."""
+        if self.rng.random() < 0.5:
+            shape = [(), (2,), (3,), (0,), (2, 2)][self.rng.integers(5)]
+            return self.rng.integers(-n, n, shape).astype(self.choice(("int32", "int64")))
+        low = self.some("i", lambda x: x.size <= 8)
+        return F.clip(low, -n, n - 1)
+
+    def choice(self, options: tuple[Any, ...]) -> Any:
+        return options[self.rng.integers(len(options))]
+
+    def chosen(self, functions: tuple[Callable[..., Any], ...], *args: Any) -> Any:
+        return self.choice(functions)(*args)
+
+
+def _joint(*arrays: Any) -> tuple[int, ...] | None:
+    try:
+        return np.broadcast_shapes(*(x.shape for x in arrays))
+    except ValueError:
+        return None
+
+
+def _to_integers(d: Draw) -> Any:
+    """Numbers within the range of the target: what lies beyond is nobody's promise."""
+    x, dtype = d.some("f"), d.choice(INTEGERS)
+    low, high = (0.0, 200.0) if dtype.startswith("u") else (-200.0, 200.0)
+    return F.astype(F.where(F.equal(x, x), F.clip(x, low, high), 0.0), dtype)
+
+
+def _chosen_by_mask(d: Draw) -> Any:
+    x, y = d.pair("fiub")
+    mask = d.some("b", lambda mask: _joint(mask, x, y) is not None)
+    return F.where(mask if _joint(mask, x, y) is not None else F.greater(x, y), x, y)
+
+
+def _product(d: Draw) -> Any:
+    x = d.some("f" if d.rng.random() < 0.8 else "iu", lambda x: x.ndim >= 1)
+    rows = x.shape[-1]
+    y = d.some(
+        x.dtype.kind,
+        lambda y: (
+            y.ndim >= 1
+            and y.shape[-2 if y.ndim > 1 else 0] == rows
+            and _joint(np.empty(x.shape[:-2]), np.empty(y.shape[:-2])) is not None
+        ),
+    )
+    if y.ndim < 1 or y.shape[-2 if y.ndim > 1 else 0] != rows:
+        y = F.transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)) if x.ndim > 1 else x
+    return x @ y
+
+
+def _gathered(d: Draw) -> Any:
+    x = d.some("fiub", lambda x: x.ndim >= 1 and x.size)
+    axis = d.axis(x)
+    return F.take(x, d.indices(x.shape[axis]), axis)
+
+
+def _scattered(d: Draw) -> Any:
+    x = d.some("fiu", lambda x: x.ndim >= 1)
+    axis, size = d.axis(x), int(d.rng.integers(1, 5))
+    indices = d.rng.integers(-size, size, x.shape[axis])
+    return apply(Op.SCATTER_ADD, x, F.asarray(indices), axis=axis, size=size)
+
+
+def _padded(d: Draw) -> Any:
+    x = d.some("fiub")
+    low, high, inner = (tuple(map(int, d.rng.integers(0, 3, x.ndim))) for _ in range(3))
+    return apply(Op.PAD, x, low=low, high=high, inner=inner)
+
+
+def _joined(d: Draw) -> Any:
+    x = d.some("fiub", lambda x: x.ndim >= 1)
+    axis = d.axis(x)
+    rest = x.shape[:axis] + x.shape[axis + 1 :]
+    y = d.some("fiub", lambda y: y.ndim == x.ndim and y.shape[:axis] + y.shape[axis + 1 :] == rest)
+    y = y if y.ndim == x.ndim and y.shape[:axis] + y.shape[axis + 1 :] == rest else x
+    return F.concatenate([x, y, x[:0]] if axis == 0 else [y, x], axis)
+
+
+def _sliced(d: Draw) -> Any:
+    x = d.some("fiub", lambda x: x.ndim >= 1)
+    index = (slice(None),) * d.axis(x)
+    step = d.choice((slice(None, None, -1), slice(1, None), slice(None, None, 2), slice(0, 0), 0))
+    return x if step == 0 and 0 in x.shape else x[(*index, step)]
+
+
+def _repeated(d: Draw) -> Any:
+    x = d.some("fiub")
+    shape = (2, *(d.choice((2, 3)) if n == 1 else n for n in x.shape))
+    return F.broadcast_to(x, shape)
+
+
+def _moved(d: Draw) -> Any:
+    x = d.some("fiub")
+    return F.transpose(x, tuple(map(int, d.rng.permutation(x.ndim))))
+
+
+def _maximum(d: Draw) -> Any:
+    x = d.some("fiub", lambda x: x.size)
+    return apply(Op.REDUCE_MAX, x, axes=d.axes(x))
+
+
+def _total(d: Draw) -> Any:
+    x = d.some("fiub")
+    return apply(Op.SUM, x, axes=d.axes(x))
+
+
+def _bits(d: Draw) -> Any:
+    key = d.some("u", lambda x: x.dtype == np.uint32 and x.shape == (2,))
+    shape = d.choice(((3,), (2, 3), (), (0,), (37,)))
+    if key.dtype != np.uint32 or key.shape != (2,):
+        return F.random_bits(np.array([1, 2], np.uint32), int(d.rng.integers(9)), shape)
+    return F.random_bits(key, int(d.rng.integers(9)), shape)
+
+
+_NUMERIC = (F.add, F.subtract, F.multiply, F.maximum, F.minimum)
+_COMPARISONS = (F.equal, F.not_equal, F.less, F.less_equal, F.greater, F.greater_equal)
+_ELEMENTARY = (
+    *(F.exp, F.expm1, F.log, F.log1p, F.sqrt, F.tanh, F.logistic, F.erf, F.erfc, F.sin, F.cos),
+    *(F.softplus, F.negative, F.absolute, F.sign, F.square, F.stop_gradient),
+    lambda x: F.probe(x, "here"),
+)
+_ROWS = (F.logsumexp, F.log_softmax)
+
+STEPS: tuple[Callable[[Draw], Any], ...] = (
+    *[lambda d: d.chosen(_ELEMENTARY, d.some("f"))] * 4,
+    *[lambda d: d.chosen((*_NUMERIC, F.divide, F.power), *d.pair("f"))] * 3,
+    lambda d: d.chosen(_NUMERIC, *d.pair("iu")),
+    lambda d: d.chosen((F.negative, F.absolute, F.sign, F.square), d.some("iu")),
+    lambda d: d.chosen((F.add, F.multiply, F.maximum, F.minimum), *d.pair("b")),
+    lambda d: d.chosen(_COMPARISONS, *d.pair("fiub")),
+    lambda d: d.chosen(_COMPARISONS, *d.pair("f")),
+    _chosen_by_mask,
+    lambda d: (lambda x, y: F.where(F.less(x, y), x, y))(*d.pair("fiu")),
+    _to_integers,
+    lambda d: F.astype(d.some("iub"), d.choice((*INTEGERS, "bool", "float32", "float64"))),
+    lambda d: F.astype(d.some("f"), d.choice(("bool", "float32", "float64"))),
+    *(_product, _gathered, _scattered, _padded, _joined, _sliced, _repeated, _moved),
+    *(_maximum, _total, _total, _bits),
+    lambda d: F.reshape(d.some("fiub"), -1),
+    lambda d: (lambda x: d.chosen(_ROWS, x, d.axis(x)))(d.some("f", lambda x: x.ndim >= 1)),
+)
+
+KNOWN = (
+    *(((), "f"), ((3,), "f"), ((2, 3), "f"), ((4, 1, 3), "g"), ((0, 3), "f"), ((5, 21), "f")),
+    *(((3,), "int64"), ((2, 3), "int32"), ((2,), "uint32"), ((5,), "uint8"), ((2, 3), "bool")),
+)
+"""Shapes and dtypes of the arguments: f is the one asked for, g the other one of numbers."""
+
+
+def _dtypes(dtype: Any) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+    names = {"f": np.dtype(dtype), "g": np.dtype("f4" if dtype == np.float64 else "f8")}
+    return [(shape, names.get(name) or np.dtype(name)) for shape, name in KNOWN]
+
+
+def every_function(seed: int, dtype: Any) -> Callable[..., Any]:
+    """A function of arrays of every dtype, made of every primitive: the same at every call."""
+
+    def f(*args: Any) -> Any:
+        draw = Draw(seed, [F.asarray(x) for x in args])
+        known = [special(draw.rng, shape, d) for shape, d in _dtypes(dtype)[1:]]
+        draw.pool += [F.asarray(x) for x in known]
+        start = len(draw.pool)
+        for _ in range(draw.rng.integers(4, 30)):
+            out = draw.chosen(STEPS, draw)
+            if out.size <= 128:
+                draw.pool.append(F.asarray(out))
+        return draw.pool[start:][-4:]
+
+    return f
+
+
+def every_graph(seed: int, dtype: Any) -> Graph:
+    """The graph of such a function."""
+    specs = [ArraySpec(shape, d) for shape, d in _dtypes(dtype)]
+    return isograd.trace(every_function(seed, dtype), *specs)
+
+
+def gradient_graph(seed: int, dtype: Any) -> Graph:
+    """The graph of its gradient, of what it gives in numbers, by its arguments that are numbers."""
+    f, specs = every_function(seed, dtype), [ArraySpec(s, d) for s, d in _dtypes(dtype)]
+
+    def total(*args: Any) -> Any:
+        outs = [F.sum(F.astype(x, dtype)) for x in f(*args) if x.dtype.kind == "f"]
+        return sum(outs, F.asarray(dtype(0.0)) + args[0])
+
+    numbers = tuple(i for i, spec in enumerate(specs) if spec.dtype.kind == "f")
+    return isograd.trace(isograd.grad(total, argnums=numbers), *specs)
+
+
+def special(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Ordinary values of a dtype, with special ones strewn in."""
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.5
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        odd = np.array([info.min, info.max, 0, 1], dtype)
+        x = rng.integers(max(info.min, -5), 6, shape).astype(dtype)
+    else:
+        limits = np.finfo(dtype)
+        odd = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, limits.max, -limits.max], dtype)
+        odd = np.append(odd, np.array([limits.smallest_subnormal, limits.tiny, 1.0], dtype))
+        x = rng.normal(size=shape).astype(dtype)
+    return np.where(rng.random(shape) < 0.3, rng.choice(odd, shape), x)
+
+
+def every_argument(seed: int, dtype: Any) -> list[Any]:
+    """Arguments for such a function."""
+    rng = np.random.default_rng(seed)
+    return [special(rng, shape, d) for shape, d in _dtypes(dtype)]

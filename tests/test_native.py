@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_graphs import arguments, random_graph
 
 import isograd
 from isograd.backends.llvm.program import Native
@@ -56,25 +55,6 @@ def check(got: Any, want: Any, tolerance: float) -> None:
         np.testing.assert_allclose(
             u[finite], v[finite], rtol=1e3 * np.finfo(v.dtype).eps, atol=bound
         )
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_random_graphs(dtype: Any) -> None:
-    for seed in range(40):
-        graph, args = random_graph(seed, dtype), arguments(seed, dtype)
-        both = plan(graph)
-        check(Native(both)(*args), Executable(both)(*args), 1.0)
-
-
-def test_a_wrong_kernel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from isograd.backends.llvm.maths import ELEMENTWISE
-    from isograd.engine.ops import Op
-
-    monkeypatch.setitem(ELEMENTWISE, Op.TANH, lambda x: x)
-    x = np.linspace(-1.0, 1.0, 9)
-    both = plan(isograd.trace(F.tanh, x))
-    with pytest.raises(AssertionError):
-        check(Native(both)(x), Executable(both)(x), 1.0)
 
 
 LAYERS = {
