@@ -381,6 +381,12 @@ def test_shards_do_not_wait_for_each_other_before_the_gradient_is_added_up() -> 
     assert {e.output for e in joined} - {*of_a_shard} == {
         v for v in graph.outputs if v.spec == theta
     }
+    # No shard waits for a number to add it to its own.
+    assert not [
+        e
+        for e in eqns
+        if e.op is Op.ADD and e.output in sharded.shard and e.output.spec.shape == ()
+    ]
     # All work on that vector is in pieces.
     large = [e for e in eqns if e.output.spec == theta and e.op not in VIEWS]
     assert {e.op for e in large} == {Op.CONCATENATE}

@@ -110,15 +110,18 @@ def _splits(walk: Walk, eqn: Eqn) -> Iterator[Split]:
 
 
 def _add(walk: Walk, eqn: Eqn) -> Placement | None:
-    """Terms are added (subtracted) shard by shard; what is whole goes to the first term."""
+    """Terms are added (subtracted) shard by shard; what is whole goes to the first term.
+
+    A whole number does not: a shard would wait for it, and gain nothing.
+    """
     x, y = (walk.placements.get(v) for v in eqn.inputs)
     match x, y:
         case Partial(), Partial() if x.shards == y.shards:
             return Partial(x.shards, walk.each(eqn, x.shards, x.terms, y.terms))
-        case Partial(), None:
+        case Partial(), None if eqn.output.spec.shape:
             first = walk.emit(eqn.op, (x.terms[0], eqn.inputs[1]), {}, x.shards[0])
             return replace(x, terms=(first, *x.terms[1:]))
-        case None, Partial() if eqn.op is Op.ADD:
+        case None, Partial() if eqn.op is Op.ADD and eqn.output.spec.shape:
             first = walk.emit(eqn.op, (eqn.inputs[0], y.terms[0]), {}, y.shards[0])
             return replace(y, terms=(first, *y.terms[1:]))
     return _elementwise(walk, eqn)
