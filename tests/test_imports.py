@@ -39,6 +39,8 @@ ENGINE = (
     "autodiff",
     "check",
     "passes",
+    "placement",
+    "shard",
     "plan",
 )
 FREE = ("__init__", "__main__", "_version")

@@ -1,0 +1,70 @@
+"""How the work of a graph is divided among threads, and among portions that fit the cache."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+
+from isograd.engine.graph import Graph, Var
+from isograd.engine.ops import Op
+from isograd.engine.plan import Plan, plan
+from isograd.engine.shard import shard
+
+_WORTH = 2e7
+"""FLOPs of matrix products from which on threads pay for waiting for each other: some 200 µs."""
+
+_PORTION = 256 << 10
+"""Bytes of products of a portion: with what is made of them it stays in a second-level cache."""
+
+
+def divided(graph: Graph, axes: Mapping[Var, int], threads: int | None = None) -> tuple[Plan, int]:
+    """A plan in shards, and how many threads are to run it.
+
+    It depends on the graph and on the number of threads alone, and so do the bits of what is
+    computed.
+
+    Args:
+        graph: what is to be run.
+        axes: which variables are split, and along which axis: the batch.
+        threads: how many; None takes one for little work, else one for each core.
+    """
+    if threads is None:
+        threads = cores() if _flops(graph) >= _WORTH else 1
+    length = min((var.spec.shape[axis] for var, axis in axes.items()), default=1)
+    threads = max(1, min(threads, length))
+    count = min(threads * _portions(graph, axes, threads), length)
+    if count == 1:
+        return plan(graph), 1
+    found = shard(graph, axes, count, pieces=threads)
+    return plan(found.graph, found.shard), threads
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _flops(graph: Graph) -> float:
+    """Of the matrix products."""
+    return sum(
+        2.0 * math.prod(eqn.output.spec.shape) * eqn.inputs[0].spec.shape[-1]
+        for eqn in graph.eqns
+        if eqn.op is Op.MATMUL
+    )
+
+
+def _portions(graph: Graph, axes: Mapping[Var, int], threads: int) -> int:
+    """Into how many shards a thread's share of the batch is cut.
+
+    Each shard has sums of its own over the batch, as the gradient of the parameters; they must be
+    small beside what the cut keeps in the cache.
+    """
+    lengths = {var.spec.shape[axis] for var, axis in axes.items()}
+    products = [e.output.spec for e in graph.eqns if e.op is Op.MATMUL]
+    along = sum(spec.nbytes for spec in products if spec.shape and spec.shape[0] in lengths)
+    sums = sum(spec.nbytes for spec in products if not (spec.shape and spec.shape[0] in lengths))
+    portions = math.ceil(along / threads / _PORTION)
+    return portions if portions * threads * sums <= along / 4 else 1
