@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isograd.backends.llvm.measured import MOMENTS, exponents
-from isograd.telemetry.exponents import Exponents
+from isograd.telemetry.exponents import Exponents, exponent
 from isograd.telemetry.summary import EMPTY, Summary
 
 if TYPE_CHECKING:
@@ -113,11 +113,17 @@ def summary(measure: Measure, raw: NDArray[np.uint8]) -> Summary:
         return EMPTY
     head = _HEAD.unpack_from(raw.data)
     count, mean, std, low, high, zeros, _, saturated, nans, pos_infs, neg_infs, min_abs = head
-    first, n = exponents(np.dtype(measure.read.dtype))
+    max_abs = max(-low, high) if count else 0.0
+    first, n = exponents(measure.read.dtype)
     end = _HEAD.size + 4 * n
+    found = Exponents(0, ())
+    if max_abs:
+        smallest, largest = exponent(min_abs), exponent(max_abs)
+        places = raw[_HEAD.size + 4 * (smallest - first) : _HEAD.size + 4 * (largest - first + 1)]
+        found = Exponents(smallest, tuple(places.view(np.uint32).tolist()))
     units_off = None
     if measure.active is not None and len(measure.read.shape) == 2:
-        units_off = raw[end : end + measure.read.shape[1]].view(np.bool_).copy()
+        units_off = raw[end : end + measure.read.shape[1]].astype(np.bool_)
         units_off.setflags(write=False)
     return Summary(
         count=size,
@@ -125,22 +131,13 @@ def summary(measure: Measure, raw: NDArray[np.uint8]) -> Summary:
         std=std,
         min=low,
         max=high,
-        max_abs=max(-low, high) if count else 0.0,
+        max_abs=max_abs,
         min_abs=min_abs,
         zeros=zeros,
         nans=nans,
         pos_infs=pos_infs,
         neg_infs=neg_infs,
         saturated=saturated,
-        exponents=_trimmed(first, raw[_HEAD.size : end].view(np.uint32)),
+        exponents=found,
         units_off=units_off,
     )
-
-
-def _trimmed(first: int, counts: NDArray[np.uint32]) -> Exponents:
-    """A histogram without the zeros at its ends."""
-    found = counts.nonzero()[0]
-    if not found.size:
-        return Exponents(0, ())
-    start, end = int(found[0]), int(found[-1]) + 1
-    return Exponents(first + start, tuple(counts[start:end].tolist()))

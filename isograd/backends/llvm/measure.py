@@ -33,10 +33,11 @@ _FAR = 4.0
 class Measure:
     """Statistics of an array as `isograd.telemetry.summary.Summary` defines them, as bytes.
 
-    In brief it is one pass in vectors of the array's format. What that cannot get right (values
-    that are not finite, squares beyond the format, a mean far from the first element) shows in its
-    result, and is measured again as in full: one pass for extremes and counts, one for the mean
-    and one for the deviations from it, the latter two in float64.
+    In brief it is one pass in vectors of the array's format, scaled by a power of two to the size
+    of the first vector. What that cannot get right (values that are not finite, or of sizes too
+    far apart; a mean far from the first element) shows in its result, and is measured again as in
+    full: one pass for extremes and counts, one for the mean and one for the deviations from it,
+    the latter two in float64.
 
     Pointers: the array; the bytes written, aligned to 64; in full, scratch.
 
@@ -115,7 +116,8 @@ def _fast(walk: Walk, active: Interval, record: _Record) -> Any:
     """Moments in one pass over elements side by side; gives the bit whether they are right."""
     b, n, lanes = walk.builder, walk.over.size, walk.lanes
     first = walk.element(i64(0))
-    origin = walk.repeat(first)
+    scale = _scale(walk.repeat(first) if n < lanes else walk.vector(i64(0)))
+    origin, unit, first_scaled = (walk.repeat(x) for x in (first, scale, first * scale))
     low, high = Local(origin), Local(origin)
     zeros, outside = Count(b), Count(b)
     sums = [Local(_double(walk.repeat(0.0))) for _ in range(2)]
@@ -125,7 +127,7 @@ def _fast(walk: Walk, active: Interval, record: _Record) -> Any:
         parts = [[Local(walk.repeat(0.0)) for _ in range(_PARTS)] for _ in sums]
 
         def visit(x: Floats, lanes_used: Mask, k: int) -> None:
-            d = x - origin
+            d = fma(x, unit, -first_scaled)
             parts[0][k].set(parts[0][k].get() + d)
             parts[1][k].set(fma(d, d, parts[1][k].get()))
             low.set(least(x, low.get()))
@@ -164,12 +166,22 @@ def _fast(walk: Walk, active: Interval, record: _Record) -> Any:
     constant = square.eq(0.0) & lowest.eq(highest)
     squares_kept = (square < math.inf) & (square > 1024 * first.format.tiny)
     near = shift * shift * (1 + _FAR**2) <= square * _FAR**2
-    variance = square - shift * shift
-    std = sqrt(select(near, variance, 0.0))
-    mean, std = _bounded(_double(first) + shift, std, lowest, highest)
+    std = sqrt(select(near, square - shift * shift, 0.0)) / _double(scale)
+    mean = (_double(first * scale) + shift) / _double(scale)
+    mean, std = _bounded(mean, std, lowest, highest)
     record.write(count=Integers(b, i64(n)), mean=mean, std=std, min=lowest, max=highest)
     record.write(zeros=zeros.get(), nonfinite=Integers(b, i64(0)), saturated=outside.get())
     return (constant | (squares_kept & near)).value
+
+
+def _scale(x: Floats) -> Floats:
+    """The power of two that takes the largest magnitude in any lane to 1 or above; 1 for zeros."""
+    form = x.format
+    top: Floats = fold(abs(x), largest)
+    exponent = top.bits() >> form.shift
+    field = exponent.like(2 * form.bias) - exponent
+    field = select(field < 1, field.like(1), field)
+    return select(top.eq(0.0), top.like(1.0), (field << form.shift).floats())
 
 
 def _exact(walk: Walk, active: Interval, record: _Record) -> dict[str, Integers]:
@@ -215,16 +227,9 @@ def _two_passes(walk: Walk, count: Integers, max_abs: Floats) -> tuple[Floats, F
     """Mean and standard deviation of the finite values, whose error does not grow with mean/std."""
     b, zero = walk.builder, _double(walk.repeat(0.0))
     n = Floats(b, b.sitofp(count.value, zero.format.ir_float))
-    up = down = n.like(1.0)
-    if walk.repeat(0.0).format.bits == 64:
-        # Squares must neither overflow nor be subnormal; a power of two changes no digit.
-        exponent = max_abs.bits() >> zero.format.shift
-        exponent = select(exponent < 1, exponent.like(1), exponent)
-        top = 2 * zero.format.bias - 1
-        exponent = select(exponent < top, exponent, exponent.like(top))
-        down = (exponent << zero.format.shift).floats()
-        up = ((exponent.like(top + 1) - exponent) << zero.format.shift).floats()
-    scale = repeat(up, zero.n)
+    # Squares must neither overflow nor be subnormal; a power of two changes no digit.
+    power = _scale(max_abs) if walk.repeat(0.0).format.bits == 64 else n.like(1.0)
+    scale = repeat(power, zero.n)
     sums, squares = Local(zero), Local(zero)
 
     def scaled(x: Floats, used: Mask) -> tuple[Floats, Mask]:
@@ -244,7 +249,7 @@ def _two_passes(walk: Walk, count: Integers, max_abs: Floats) -> tuple[Floats, F
         squares.set(fma(d, d, squares.get()))
 
     walk.each(add_square)
-    return mean * down, sqrt(fold(squares.get(), plus) / n) * down
+    return mean / power, sqrt(fold(squares.get(), plus) / n) / power
 
 
 def _mark_columns(

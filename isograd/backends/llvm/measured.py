@@ -24,7 +24,8 @@ MOMENTS = np.dtype(
 interval. 64 bytes, a line of the cache."""
 
 
-def exponents(dtype: np.dtype[Any]) -> tuple[int, int]:
+@cache
+def exponents(dtype: str) -> tuple[int, int]:
     """(first, n): the binary exponents of a format, from its smallest subnormal number's on."""
     info = np.finfo(dtype)
     first = int(info.minexp) - int(info.nmant)
@@ -52,7 +53,7 @@ def summary_layout(dtype: str, width: int) -> np.dtype[Any]:
             ("pos_infs", np.int64),
             ("neg_infs", np.int64),
             ("min_abs", np.float64),
-            ("exponents", np.uint32, (exponents(np.dtype(dtype))[1],)),
+            ("exponents", np.uint32, (exponents(dtype)[1],)),
             ("units_off", np.bool_, (width,)),
         ]
     )
