@@ -26,12 +26,12 @@ def symbols() -> dict[str, int]:
 class Add:
     """out = x + term."""
 
-    term: float
+    term: int
 
     def build(self, module: Any, name: str, width: int) -> None:
         def body(b: Any, pointers: list[Any]) -> None:
             x, out = pointers
-            b.store(b.fadd(b.load(x), ir.Constant(DOUBLE, self.term)), out)
+            b.store(b.fadd(b.load(x), ir.Constant(DOUBLE, float(self.term))), out)
 
         kernel(module, name, [DOUBLE, DOUBLE], body)
 
@@ -107,7 +107,7 @@ def call(address: int, *arrays: np.ndarray) -> np.ndarray:
     return arrays[-1]
 
 
-def add(codes: Any, term: float) -> float:
+def add(codes: Any, term: int) -> float:
     """1 + term, by machine code."""
     address = codes.addresses([Add(term)])[Add(term)]
     return float(call(address, np.ones(1), np.empty(1))[0])
@@ -141,7 +141,7 @@ def main() -> None:
     """Print the results of kernels, and how many were compiled."""
     count = Count()
     jit.compiled = count
-    results = [add(jit, float(term)) for term in range(1, 9)] + [fused(jit)]
+    results = [add(jit, term) for term in range(1, 9)] + [fused(jit)]
     assert ctypes.string_at(outside(jit, "tests_version")) == sys.version.encode()
     print(results, len(count.kernels))
 

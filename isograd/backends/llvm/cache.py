@@ -18,6 +18,7 @@ from pathlib import Path
 
 _MAGIC = b"isograd machine code 1\n"
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
+_SUFFIX = ".isograd"
 _DAY = 86400.0
 _LIMIT = 256 << 20
 
@@ -62,7 +63,7 @@ class Store:
         """What was put under a key; None if it is not there whole."""
         if not self._ready():
             return None
-        path = self.folder / key
+        path = self.folder / (key + _SUFFIX)
         # Whatever keeps a file from being read, the code is made anew.
         try:
             with path.open("rb") as file:
@@ -82,10 +83,10 @@ class Store:
         """Keep bytes under a key, whole or not at all."""
         if not (self._ready() and self._writable):
             return
-        path = self.folder / key
+        path = self.folder / (key + _SUFFIX)
         try:
             self._prune()
-            number, name = tempfile.mkstemp(prefix=".", dir=self.folder)
+            number, name = tempfile.mkstemp(prefix=".", suffix=_SUFFIX, dir=self.folder)
             try:
                 with open(number, "wb") as file:
                     file.write(_header(key, body) + body)
@@ -134,6 +135,8 @@ class Store:
         self._pruned = True
         files = []
         for entry in os.scandir(self.folder):
+            if not entry.name.endswith(_SUFFIX):
+                continue  # not ours
             with contextlib.suppress(OSError):  # another process removed it
                 found = entry.stat(follow_symlinks=False)
                 if not stat.S_ISREG(found.st_mode):

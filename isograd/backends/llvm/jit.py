@@ -8,7 +8,6 @@ all its features. Imports without llvmlite; `available` says whether it is there
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import os
 import re
 import struct
@@ -17,6 +16,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from isograd.backends.llvm.cache import Store, default_folder
@@ -31,8 +31,9 @@ class Unavailable(IsogradError):
 
 
 class Kernel(Protocol):
-    """A hashable value whose repr tells it from every other kernel.
+    """A hashable value; its repr tells it from every kernel that it does not equal.
 
+    It holds no floats: 0.0 equals −0.0, but makes other code.
     If it calls functions that this project names, its module has `symbols() -> dict[str, int]`:
     their addresses.
     """
@@ -131,7 +132,7 @@ def compiled(kernel: Kernel, name: str, target: Target, machine: Any) -> tuple[b
     from llvmlite import ir
 
     module = ir.Module(name)
-    module.triple = target.triple
+    module.triple, module.data_layout = target.triple, str(machine.target_data)
     kernel.build(module, name, target.width)
     text = str(module)
     parsed = llvm.parse_assembly(text)
@@ -158,28 +159,31 @@ def optimise(parsed: Any, machine: Any) -> None:
     passes.getModulePassManager().run(parsed, passes)
 
 
-def _sources() -> str:
-    """A digest of the files that make code: an edited one never meets code made before."""
-    digest = hashlib.sha256()
-    files = [f for f in importlib.resources.files(__package__ or "").iterdir() if f.is_file()]
-    for file in sorted(files, key=lambda file: file.name):
-        content = file.read_bytes()
-        digest.update(f"{file.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+def _sources() -> str | None:
+    """A digest of the files that make code: an edited one never meets code made before.
+
+    None where they are not files, as in programs that were packed into one.
+    """
+    digest, count = hashlib.sha256(), 0
+    try:
+        for file in sorted(files(__package__ or "").iterdir(), key=lambda file: file.name):
+            if file.name.endswith((".py", ".pyc")):
+                content, count = file.read_bytes(), count + 1
+                digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    except OSError:
+        return None
+    return digest.hexdigest() if count else None
 
 
 # At import: what is read later may no longer be what runs.
 _SOURCES = _sources()
 
 
-def _identity(kernel: Kernel) -> str:
+def key(kernel: Kernel, target: Target) -> str:
+    """The symbol of a kernel: a digest of everything that its machine code depends on."""
     kind = type(kernel)
-    return f"{kind.__module__}.{kind.__qualname__} {kernel!r}"
-
-
-def key(identity: str, target: Target) -> str:
-    """A digest of everything that machine code depends on."""
-    return hashlib.sha256(f"{_maker(target)}\n{identity}".encode()).hexdigest()
+    identity = f"{_maker(target)} {kind.__module__}.{kind.__qualname__} {kernel!r}"
+    return "k" + hashlib.sha256(identity.encode()).hexdigest()
 
 
 @cache
@@ -221,38 +225,32 @@ class Codes:
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
-        self._known: dict[str, int] = {}
+        self._known: dict[Any, int] = {}
 
     def addresses(self, kernels: Iterable[K]) -> dict[K, int]:
         """As the function of that name."""
-        names: dict[K, str] = {}
-        for kernel in kernels:
-            identity = _identity(kernel)
-            if names.setdefault(kernel, identity) != identity:
-                raise TypeError(f"one kernel equals another that is not the same: {identity}")
+        wanted = dict.fromkeys(kernels)
         with _LOCK:
-            missing = {names[k]: k for k in names if names[k] not in self._known}
+            missing = [kernel for kernel in wanted if kernel not in self._known]
             if missing:
                 self._load(missing)
-            return {kernel: self._known[name] for kernel, name in names.items()}
+            return {kernel: self._known[kernel] for kernel in wanted}
 
-    def _load(self, missing: dict[str, Any]) -> None:
+    def _load(self, missing: list[Any]) -> None:
         target = host()
         import llvmlite.binding as llvm
 
         machine = machine_of(target)
-        keys = {identity: key(identity, target) for identity in missing}
+        names = {kernel: key(kernel, target) for kernel in missing}
         library = llvm.JITLibraryBuilder().add_current_process()
-        for identity, kernel in missing.items():
-            digest = keys[identity]
-            name = "k" + digest
-            code = self._store.get(digest) if self._store else None
+        for kernel, name in names.items():
+            code = self._store.get(name) if self._store else None
             if code is None:
                 code, portable = compiled(kernel, name, target, machine)
                 if self._store and portable:
-                    self._store.put(digest, code)
+                    self._store.put(name, code)
             library.add_object_img(code).export_symbol(name)
-        for module in {type(kernel).__module__ for kernel in missing.values()}:
+        for module in {type(kernel).__module__ for kernel in missing}:
             for symbol, address in getattr(sys.modules[module], "symbols", dict)().items():
                 library.import_symbol(symbol, address)
         number = len(_LIBRARIES)
@@ -264,13 +262,13 @@ class Codes:
                 "every function that native code calls must be there", came=str(error)
             ) from error
         _LIBRARIES[number] = linked
-        self._known |= {identity: linked["k" + digest] for identity, digest in keys.items()}
+        self._known |= {kernel: linked[name] for kernel, name in names.items()}
 
 
 @cache
 def process() -> Codes:
     """The kernels of this process."""
-    return Codes(Store(default_folder()))
+    return Codes(Store(default_folder()) if _SOURCES else None)
 
 
 def addresses(kernels: Iterable[K]) -> dict[K, int]:
@@ -299,11 +297,10 @@ class Code:
         import llvmlite.binding as llvm
 
         machine = machine_of(host())
-        module.triple = host().triple
+        module.triple, module.data_layout = host().triple, str(machine.target_data)
         parsed = llvm.parse_assembly(str(module))
         parsed.verify()
         optimise(parsed, machine)
-        self.assembly: str = machine.emit_assembly(parsed)
         self._engine = llvm.create_mcjit_compiler(parsed, machine)
         self._engine.finalize_object()
 
