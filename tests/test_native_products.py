@@ -291,7 +291,7 @@ def test_what_there_is_no_kernel_for() -> None:
     assert gemm("int64", view(a), view(b), None) is None
     assert gemm("float64", view(a[:, :0]), view(b[:0]), None) is None
     assert gemm("float64", view(a[:, ::2]), view(b[::2, ::2]), None) is None
-    total = Fused((plain,), (plain,), (), (0,), (), (0,))
+    total = Fused((plain,), (plain,), (), (0,), (), ((Op.SUM, 0),))
     inside = Fused((plain,), (plain,), (), (0,), (0,))
     across = Fused((plain,), (Operand("float64", (4, 8), (1, 4)),), (), (0,))
     for epilogue in (total, inside, across):

@@ -11,24 +11,62 @@ References:
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 
-from isograd.backends.llvm.blas import Product
+from isograd.backends.llvm.blas import Product, product
 from isograd.backends.llvm.elements import Operand, load
 from isograd.backends.llvm.fused import Fused, Step, evaluate
-from isograd.backends.llvm.ir import I1, I8, i64, kernel, loop, type_of
-from isograd.backends.llvm.lanes import Floats, Mask, fma, kind_of
+from isograd.backends.llvm.ir import I8, i64, kernel, loop, type_of
+from isograd.backends.llvm.lanes import Floats, Mask, kind_of
+from isograd.backends.llvm.vectors import (
+    add_product,
+    load_first,
+    load_spread,
+    store_first,
+    sums_of_lanes,
+    transpose,
+)
 from isograd.backends.llvm.views import Ints, View, row_major
 from isograd.engine.ops import Op
 
-_I32 = ir.IntType(32)
 _STRIP = 256  # bytes of a row of the widest strip
+_ARM = ("aarch64", "arm64")  # how the names of processors with 32 registers of 16 bytes begin
+
+
+def gemm(dtype: str, left: View, right: View, epilogue: Fused | None) -> Gemm | Product | None:
+    """The kernel of a product and of what follows it, whichever is faster; None if there is none.
+
+    Args:
+        dtype: of all elements.
+        left, right: the factors A (m, k) and B (k, n).
+        epilogue: as in `Gemm`; None for C itself.
+    """
+    if dtype not in ("float32", "float64") or len(left.shape) != 2 or len(right.shape) != 2:
+        return None
+    (m, k), n = left.shape, right.shape[1]
+    by_rows, by_columns = n == 1 or right.strides[1] == 1, k == 1 or right.strides[0] == 1
+    if 0 in (m, k, n) or not (by_rows or by_columns):
+        return None
+    if m * k * n > _LARGE:
+        return None if epilogue else product(dtype, left, right)
+    plain = Operand(dtype, (m, n), row_major((m, n)))
+    found = epilogue or Fused((plain,), (plain,), (), (0,))
+    if found.folds or 0 in found.places:
+        return None
+    read_in_order = all(o.strides[1] in (0, 1) for o in found.reads[1:])
+    written_in_order = all(o.strides[1] == 1 for o in found.writes)
+    if n > 1 and not (read_in_order and written_in_order):
+        return None
+    return Gemm(dtype, m, k, n, left.strides, right.strides, found)
+
+
+# Measured by benchmarks/products.py
+_LARGE = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +74,7 @@ class Gemm:
     """C = A B, and elementwise equations of C.
 
     Pointers: A, B, what the epilogue reads except C, what it writes but in the place of a read, and
-    scratch if there is some.
+    scratch if there is some. What it writes may lie where it reads, but not in A or B.
 
     Attributes:
         dtype: float32 or float64.
@@ -55,42 +93,48 @@ class Gemm:
     epilogue: Fused
 
     @property
-    def transposed(self) -> bool:
-        """Whether B lies by columns."""
-        return self.n > 1 and self.right[1] != 1
-
-    @property
     def scratch(self) -> int:
         """Bytes for a strip of B by rows."""
         turned = self.turned
         row = -(-turned.n * np.dtype(self.dtype).itemsize // 64) * 64
-        return self.k * min(row, _STRIP) if turned.transposed else 0
+        return self.k * min(row, _STRIP) if turned.packed else 0
+
+    @property
+    def dots(self) -> bool:
+        """Whether a row of C is summed along k: that of one row, with B by columns."""
+        return self.m == 1 and self._by_columns and self.left[1] in (0, 1)
+
+    @property
+    def packed(self) -> bool:
+        """Whether each strip of B is written by rows before it is used."""
+        return self._by_columns and not self.dots
+
+    @property
+    def _by_columns(self) -> bool:
+        return self.n > 1 and self.right[1] != 1
 
     @property
     def turned(self) -> Gemm:
         """Cᵀ = Bᵀ Aᵀ for a C of one column that lies in order, so that it fills vectors."""
         operands = (*self.epilogue.reads[1:], *self.epilogue.writes)
-        writes = self.epilogue.writes
         if (
             self.n > 1
             or self.m == 1
             or not all(o.strides[0] in (0, 1) for o in operands)
-            or not all(o.strides[0] == 1 for o in writes)
+            or not all(o.strides[0] == 1 for o in self.epilogue.writes)
             or not (self.k == 1 or 1 in self.left)
         ):
             return self
-        epilogue = replace(
-            self.epilogue,
-            reads=tuple(map(_turned, self.epilogue.reads)),
-            writes=tuple(map(_turned, writes)),
+        reads, writes = (
+            tuple(Operand(o.dtype, o.shape[::-1], o.strides[::-1]) for o in side)
+            for side in (self.epilogue.reads, self.epilogue.writes)
         )
-        left, right = self.right[::-1], self.left[::-1]
-        return Gemm(self.dtype, 1, self.k, self.m, left, right, epilogue)
+        epilogue = replace(self.epilogue, reads=reads, writes=writes)
+        return Gemm(self.dtype, 1, self.k, self.m, self.right[::-1], self.left[::-1], epilogue)
 
     def build(self, module: Any, name: str, width: int) -> None:
         """Append the kernel to a module; `width` is that of vectors, in bytes."""
-        turned = self.turned
-        epilogue = self.epilogue
+        turned, epilogue = self.turned, self.epilogue
         places = epilogue.places or (-1,) * len(epilogue.writes)
         fresh = [o for o, place in zip(epilogue.writes, places, strict=True) if place < 0]
         element = type_of(np.dtype(self.dtype))
@@ -99,21 +143,25 @@ class Gemm:
             pointees.append(element)
 
         def body(b: Any, pointers: list[Any]) -> None:
-            left, right = pointers[:2] if turned is self else pointers[1::-1]
+            a, right = pointers[:2] if turned is self else pointers[1::-1]
             reads = pointers[2 : 1 + len(epilogue.reads)]
             rest = iter(pointers[1 + len(epilogue.reads) :])
             outs = [reads[p - 1] if p > 0 else next(rest) for p in places]
-            pointers = [left, right, *reads, *outs, *rest]
-            for strip in strips(turned, width):
+            follow = _Epilogue(b, turned.epilogue, [*reads, *outs])
+            if turned.dots:
+                _dots(b, turned, width, (a, right), follow)
+                return
+            scratch = next(rest, None)
+            registers = 32 if width == 64 or module.triple.startswith(_ARM) else 16
+            for strip in strips(turned, width, registers):
                 with loop(b, 0, strip.count) as i:
                     start = b.add(i64(strip.start), b.mul(i, i64(strip.columns)))
-                    _Strip(b, turned, strip, pointers, start).build()
+                    _tiles(b, turned, strip, start, (a, right, scratch), follow)
 
         kernel(module, name, pointees, body)
 
 
-def _turned(operand: Operand) -> Operand:
-    return Operand(operand.dtype, operand.shape[::-1], operand.strides[::-1])
+# --- how C is divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +172,7 @@ class Strip:
         start: the first column.
         count: how many such strips follow one another.
         columns: of one strip.
-        lanes: elements of a vector.
+        lanes: elements of a whole vector.
         heights: (rows of a tile, the first row of such tiles, the row after the last).
     """
 
@@ -135,17 +183,18 @@ class Strip:
     heights: tuple[tuple[int, int, int], ...]
 
     @property
-    def vectors(self) -> tuple[int, ...]:
-        """Elements in use of each vector of a row."""
-        return tuple(
-            min(self.lanes, self.columns - at) for at in range(0, self.columns, self.lanes)
-        )
+    def vectors(self) -> list[tuple[int, int, int]]:
+        """(column, lanes, lanes in use) of the vectors of a row; the last may be narrower."""
+        parts = []
+        for at in range(0, self.columns, self.lanes):
+            live = min(self.lanes, self.columns - at)
+            parts.append((at, min(self.lanes, max(2, 1 << (live - 1).bit_length())), live))
+        return parts
 
 
-def strips(gemm: Gemm, width: int) -> Iterator[Strip]:
+def strips(gemm: Gemm, width: int, registers: int) -> Iterator[Strip]:
     """C in strips of nearly the same number of vectors: equal ones, then the last."""
     lanes = width // np.dtype(gemm.dtype).itemsize
-    registers = 32 if width == 64 or platform.machine() in ("aarch64", "arm64") else 16
     vectors = -(-gemm.n // lanes)
     most = 4 if registers == 32 or gemm.m <= 2 else 2
     each = -(-vectors // -(-vectors // most))
@@ -171,110 +220,170 @@ def _heights(m: int, across: int, registers: int) -> tuple[tuple[int, int, int],
     return parts if taller else parts[1:]
 
 
-class _Strip:
-    """The code of a strip, whose first column is known when it runs."""
+# --- sums
 
-    def __init__(self, b: Any, gemm: Gemm, strip: Strip, pointers: list[Any], start: Any) -> None:
-        self.b, self.gemm, self.strip, self.start = b, gemm, strip, start
-        self.a, right = pointers[:2]
-        self.outside = pointers[2:]
-        self.vector = ir.VectorType(type_of(np.dtype(gemm.dtype)), strip.lanes)
-        self.b_rows = b.gep(right, [b.mul(start, i64(gemm.right[1] or 1))])
-        self.b_step = gemm.right[0]
 
-    def build(self) -> None:
-        """Pack B if need be, then tile after tile."""
-        b, gemm, strip = self.b, self.gemm, self.strip
-        if gemm.transposed:
-            # From here on, the rows of the strip are read where they have been copied to.
-            step, packed = len(strip.vectors) * strip.lanes, self.outside[-1]
-            _transpose(b, self.b_rows, gemm.right[1], packed, step, (gemm.k, strip.columns))
-            self.b_rows, self.b_step = packed, step
-        for height, low, high in strip.heights:
-            with loop(b, low, high, height) as row:
-                self._finish(row, self._sums(row, height))
+def _tiles(
+    b: Any, gemm: Gemm, strip: Strip, start: Any, pointers: tuple[Any, ...], follow: _Epilogue
+) -> None:
+    """A strip of C from a column on, tile after tile."""
+    a, right, scratch = pointers
+    rows, step = b.gep(right, [b.mul(start, i64(gemm.right[1] or 1))]), gemm.right[0]
+    if gemm.packed:
+        packed_step = -(-strip.columns // strip.lanes) * strip.lanes
+        transpose(b, rows, gemm.right[1], scratch, packed_step, (gemm.k, strip.columns))
+        rows, step = scratch, packed_step
+    for height, low, high in strip.heights:
+        with loop(b, low, high, height) as row:
+            corner = b.gep(a, [b.mul(row, i64(gemm.left[0]))])
+            sums = _tile(b, gemm, strip, corner, (rows, step), height)
+            follow.tile(sums, strip, row, start)
 
-    def _sums(self, row: Any, height: int) -> list[list[Any]]:
-        """The vectors of a tile of C."""
-        b, gemm = self.b, self.gemm
-        across = range(len(self.strip.vectors))
+
+def _tile(
+    b: Any, gemm: Gemm, strip: Strip, a: Any, right: tuple[Any, int], height: int
+) -> list[list[Any]]:
+    """The vectors of a tile of C."""
+    vectors = strip.vectors
+    element = type_of(np.dtype(gemm.dtype))
+    kinds = [ir.VectorType(element, lanes) for _, lanes, _ in vectors]
+    before = b.block
+    with loop(b, 0, gemm.k) as p:
+        sums = [[b.phi(kind) for kind in kinds] for _ in range(height)]
+        column = b.gep(a, [b.mul(p, i64(gemm.left[1]))])
+        row = b.gep(right[0], [b.mul(p, i64(right[1]))])
+        ys = [load_first(b, b.gep(row, [i64(at)]), lanes, live) for at, lanes, live in vectors]
+        new = []
+        for r, totals in enumerate(sums):
+            at = b.gep(column, [i64(r * gemm.left[0])])
+            xs = {lanes: load_spread(b, at, lanes) for _, lanes, _ in vectors}
+            pairs = zip(ys, totals, strict=True)
+            new.append([add_product(b, xs[y.type.count], y, total) for y, total in pairs])
+        for phis, values in zip(sums, new, strict=True):
+            for phi, value in zip(phis, values, strict=True):
+                phi.add_incoming(ir.Constant(phi.type, None), before)
+                phi.add_incoming(value, b.block)
+    return new
+
+
+def _dots(b: Any, gemm: Gemm, width: int, pointers: tuple[Any, Any], follow: _Epilogue) -> None:
+    """C of one row: vectors along k, a few columns of B at a time."""
+    lanes = width // np.dtype(gemm.dtype).itemsize
+    together = min(lanes, 8)
+    rest = gemm.n % together
+    for start, stop, live in ((0, gemm.n - rest, together), (gemm.n - rest, gemm.n, rest)):
+        if start == stop:
+            continue
+        with loop(b, start, stop, together) as j:
+            columns = b.gep(pointers[1], [b.mul(j, i64(gemm.right[1]))])
+            sums = _columns(b, gemm, pointers[0], columns, lanes, live)
+            sums += [ir.Constant(sums[0].type, None)] * (together - live)
+            follow.vector(sums_of_lanes(b, sums), follow.corners(i64(0), j), i64(0), i64(0), live)
+
+
+def _columns(b: Any, gemm: Gemm, a: Any, columns: Any, lanes: int, count: int) -> list[Any]:
+    """Sums along k of A times some columns of B, lane by lane."""
+    kind = ir.VectorType(type_of(np.dtype(gemm.dtype)), lanes)
+    sums: list[Any] = [ir.Constant(kind, None)] * count
+
+    def more(p: Any, live: int) -> list[Any]:
+        at = b.gep(a, [b.mul(p, i64(gemm.left[1]))])
+        x = load_first(b, at, lanes, live) if gemm.left[1] else load_spread(b, at, lanes)
+        from_b = [b.gep(columns, [b.add(p, i64(j * gemm.right[1]))]) for j in range(count)]
+        ys = [load_first(b, at, lanes, live) for at in from_b]
+        return [add_product(b, x, y, total) for y, total in zip(ys, sums, strict=True)]
+
+    whole = gemm.k - gemm.k % lanes
+    if whole:
         before = b.block
-        rows = b.gep(self.a, [b.mul(row, i64(gemm.left[0]))])
-        with loop(b, 0, gemm.k) as p:
-            sums = [[b.phi(self.vector) for _ in across] for _ in range(height)]
-            a = b.gep(rows, [b.mul(p, i64(gemm.left[1]))])
-            from_b = b.gep(self.b_rows, [b.mul(p, i64(self.b_step))])
-            row_of_b = [self._load(from_b, i) for i in across]
-            new = []
-            for r in range(height):
-                x = _spread(b, b.gep(a, [i64(r * gemm.left[0])]), self.strip.lanes)
-                new.append(
-                    [_add_product(b, x, y, c) for y, c in zip(row_of_b, sums[r], strict=True)]
-                )
-            for olds, news in zip(sums, new, strict=True):
-                for phi, value in zip(olds, news, strict=True):
-                    phi.add_incoming(ir.Constant(self.vector, None), before)
-                    phi.add_incoming(value, b.block)
-        return new
+        with loop(b, 0, whole, lanes) as p:
+            zeros, sums = sums, [b.phi(kind) for _ in sums]
+            new = more(p, lanes)
+            for phi, zero, value in zip(sums, zeros, new, strict=True):
+                phi.add_incoming(zero, before)
+                phi.add_incoming(value, b.block)
+        sums = new
+    return more(i64(whole), gemm.k - whole) if whole < gemm.k else sums
 
-    def _load(self, row: Any, vector: int) -> Any:
-        """A vector of a row of B."""
-        at = self.b.gep(row, [i64(vector * self.strip.lanes)])
-        return _load(self.b, at, self.vector, self.strip.vectors[vector])
 
-    # --- what follows the product
+# --- what follows the product
 
-    def _finish(self, row: Any, sums: list[list[Any]]) -> None:
-        """The epilogue of a tile: in registers if it is short, else over a copy in memory."""
-        b, lanes, live = self.b, self.strip.lanes, self.strip.vectors
-        operands = (*self.gemm.epilogue.reads[1:], *self.gemm.epilogue.writes)
-        corners = []
-        for pointer, operand in zip(self.outside, operands, strict=False):
+
+class _Epilogue:
+    """What is computed from the elements of C, and where it reads and writes."""
+
+    def __init__(self, b: Any, fused: Fused, pointers: list[Any]) -> None:
+        self.b, self.fused = b, fused
+        self.operands = list(zip((*fused.reads[1:], *fused.writes), pointers, strict=True))
+
+    def corners(self, row: Any, column: Any) -> list[Any]:
+        """Where the operands have an element."""
+        places = []
+        for operand, pointer in self.operands:
             down, across = operand.strides
-            start = b.mul(row, i64(down))
-            corners.append(b.gep(pointer, [b.add(start, self.start) if across else start]))
-        if short(self.gemm.epilogue.steps):
-            for r, vectors in enumerate(sums):
-                for v, value in enumerate(vectors):
-                    self._follow(value, corners, i64(r), i64(v * lanes), live[v])
+            index = _times(self.b, row, down)
+            index = _plus(self.b, index, column) if across else index
+            places.append(self.b.gep(pointer, [index]))
+        return places
+
+    def tile(self, sums: list[list[Any]], strip: Strip, row: Any, column: Any) -> None:
+        """A tile: in registers if the steps are few, else over a copy in memory."""
+        b, vectors, corners = self.b, strip.vectors, self.corners(row, column)
+        if _short(self.fused.steps):
+            for r, values in enumerate(sums):
+                for value, (at, _, live) in zip(values, vectors, strict=True):
+                    self.vector(value, corners, i64(r), i64(at), live)
             return
-        kind = ir.ArrayType(self.vector, len(live))
+        kind = ir.VectorType(sums[0][0].type.element, strip.lanes)
         with b.goto_entry_block():
-            tile = b.alloca(kind, len(sums))
-        for r, vectors in enumerate(sums):
-            for v, value in enumerate(vectors):
-                b.store(value, b.gep(tile, [i64(r), i64(v)]))
-        whole = sum(n == lanes for n in live)
+            tile = b.alloca(ir.ArrayType(kind, len(vectors)), len(sums))
+        for r, values in enumerate(sums):
+            for v, value in enumerate(values):
+                place = b.gep(tile, [i64(r), i64(v)])
+                b.store(value, b.bitcast(place, value.type.as_pointer()))
+        whole = strip.columns // strip.lanes
         with loop(b, 0, len(sums)) as r:
             if whole:
                 with loop(b, 0, whole) as v:
                     value = b.load(b.gep(tile, [r, v]))
-                    self._follow(value, corners, r, b.mul(v, i64(lanes)), lanes)
-            if whole < len(live):
-                value = b.load(b.gep(tile, [r, i64(whole)]))
-                self._follow(value, corners, r, i64(whole * lanes), live[-1])
+                    self.vector(value, corners, r, b.mul(v, i64(strip.lanes)), strip.lanes)
+            for at, _, live in vectors[whole:]:
+                place = b.gep(tile, [r, i64(whole)])
+                value = b.load(b.bitcast(place, sums[0][whole].type.as_pointer()))
+                self.vector(value, corners, r, i64(at), live)
 
-    def _follow(self, value: Any, corners: list[Any], row: Any, column: Any, live: int) -> None:
-        """The epilogue of a vector of C, so far from the corner of the tile."""
-        b, epilogue, lanes = self.b, self.gemm.epilogue, self.strip.lanes
-        reads = epilogue.reads[1:]
+    def vector(self, value: Any, corners: list[Any], row: Any, column: Any, live: int) -> None:
+        """A vector of C, so far from the corners."""
+        b, reads = self.b, self.fused.reads[1:]
+        lanes = value.type.count
         places = []
-        for corner, operand in zip(corners, (*reads, *epilogue.writes), strict=True):
-            index = _product(b, row, operand.strides[0])
-            places.append(b.gep(corner, [_sum(b, index, column) if operand.strides[1] else index]))
+        for corner, (operand, _) in zip(corners, self.operands, strict=True):
+            index = _times(b, row, operand.strides[0])
+            index = _plus(b, index, column) if operand.strides[1] else index
+            places.append(b.gep(corner, [index]))
         values: list[Any] = [Floats(b, value)]
         for place, operand in zip(places, reads, strict=False):
             values.append(_read(b, place, operand, lanes, live))
-        evaluate(values, epilogue.steps)
+        evaluate(values, self.fused.steps)
         outs = places[len(reads) :]
-        for place, operand, i in zip(outs, epilogue.writes, epilogue.stored, strict=True):
+        for place, operand, i in zip(outs, self.fused.writes, self.fused.stored, strict=True):
             word = values[i].value
             if operand.dtype == "bool":
                 word = b.zext(word, ir.VectorType(I8, lanes))
-            _store(b, word, place, live)
+            store_first(b, word, place, live)
 
 
-def short(steps: tuple[Step, ...]) -> bool:
+def _read(b: Any, place: Any, operand: Operand, lanes: int, live: int) -> Any:
+    """The lanes of an operand, in the form that steps take."""
+    if operand.strides[1] == 0:
+        return load(b, place, i64(0), operand, lanes, 0)
+    value = load_first(b, place, lanes, live)
+    if operand.dtype == "bool":
+        return Mask(b, b.icmp_unsigned("!=", value, ir.Constant(value.type, None)))
+    return kind_of(operand.dtype)(b, value)
+
+
+def _short(steps: tuple[Step, ...]) -> bool:
     """Whether steps are few instructions, so that repeating them costs little code."""
     return len(steps) <= 4 and all(op in _CHEAP for op, *_ in steps)
 
@@ -285,184 +394,10 @@ _CHEAP = {
 }  # fmt: skip
 
 
-def _product(b: Any, x: Any, y: int) -> Any:
-    """x·y; of constants, a constant."""
+def _times(b: Any, x: Any, y: int) -> Any:
     return i64(x.constant * y) if isinstance(x, ir.Constant) else b.mul(x, i64(y))
 
 
-def _sum(b: Any, x: Any, y: Any) -> Any:
-    """x + y; of constants, a constant."""
+def _plus(b: Any, x: Any, y: Any) -> Any:
     known = isinstance(x, ir.Constant) and isinstance(y, ir.Constant)
     return i64(x.constant + y.constant) if known else b.add(x, y)
-
-
-def _spread(b: Any, at: Any, lanes: int) -> Any:
-    """An element in memory, in every lane."""
-    kind = ir.VectorType(at.type.pointee, 1)
-    one = b.load(b.bitcast(at, kind.as_pointer()), align=_size(kind))
-    zeros = ir.Constant(ir.VectorType(_I32, lanes), None)
-    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
-
-
-def _add_product(b: Any, x: Any, y: Any, total: Any) -> Any:
-    """x·y + total; rounded once where the host has an instruction for that."""
-    if _has_fma():
-        return fma(Floats(b, x), Floats(b, y), Floats(b, total)).value
-    return b.fadd(b.fmul(x, y), total)
-
-
-def _has_fma() -> bool:
-    if platform.machine() in ("aarch64", "arm64"):
-        return True
-    return bool(binding.get_host_cpu_features().get("fma"))
-
-
-# --- vectors of which only the first elements are in use
-
-
-def _mask(lanes: int, live: int) -> ir.Constant:
-    return ir.Constant(ir.VectorType(I1, lanes), [int(i < live) for i in range(lanes)])
-
-
-def _masked(b: Any, name: str, kind: Any, signature: ir.FunctionType, args: list[Any]) -> Any:
-    """A call of llvm.masked.load or llvm.masked.store."""
-    letter = "i" if isinstance(kind.element, ir.IntType) else "f"
-    bits = kind.element.width if letter == "i" else 32 if kind.element == ir.FloatType() else 64
-    full = f"llvm.masked.{name}.v{kind.count}{letter}{bits}.p0"
-    function = b.module.globals.get(full) or ir.Function(b.module, signature, full)
-    return b.call(function, args)
-
-
-def _size(kind: Any) -> int:
-    return {ir.FloatType(): 4, ir.DoubleType(): 8}.get(kind.element) or kind.element.width // 8
-
-
-def _load(b: Any, at: Any, kind: Any, live: int) -> Any:
-    """A vector; zeros in the lanes that are not in use, whose memory is not touched."""
-    place = b.bitcast(at, kind.as_pointer())
-    align = _size(kind)
-    if live == kind.count:
-        value = b.load(place, typ=kind)
-        value.align = align
-        return value
-    signature = ir.FunctionType(
-        kind, [kind.as_pointer(), _I32, ir.VectorType(I1, kind.count), kind]
-    )
-    args = [place, ir.Constant(_I32, align), _mask(kind.count, live), ir.Constant(kind, None)]
-    return _masked(b, "load", kind, signature, args)
-
-
-def _store(b: Any, value: Any, at: Any, live: int) -> None:
-    """The lanes in use of a vector."""
-    kind = value.type
-    place = b.bitcast(at, kind.as_pointer())
-    align = _size(kind)
-    if live == kind.count:
-        b.store(value, place, align=align)
-        return
-    signature = ir.FunctionType(
-        ir.VoidType(), [kind, kind.as_pointer(), _I32, ir.VectorType(I1, kind.count)]
-    )
-    args = [value, place, ir.Constant(_I32, align), _mask(kind.count, live)]
-    _masked(b, "store", kind, signature, args)
-
-
-def _read(b: Any, place: Any, operand: Operand, lanes: int, live: int) -> Any:
-    """The lanes of an operand, in the form that steps take."""
-    if operand.strides[1] == 0 or live == lanes:
-        return load(b, place, i64(0), operand, lanes, operand.strides[1])
-    value = _load(b, place, ir.VectorType(operand.type, lanes), live)
-    if operand.dtype == "bool":
-        return Mask(b, b.icmp_unsigned("!=", value, ir.Constant(value.type, None)))
-    return kind_of(operand.dtype)(b, value)
-
-
-# --- transposing
-
-
-def _transpose(b: Any, source: Any, source_step: int, to: Any, step: int, shape: Ints) -> None:
-    """to[p, j] = source[j, p] for a (p, j) shape.
-
-    Squares of registers; the last of a row or column begins early enough to be whole.
-    """
-    element = source.type.pointee
-    edge = 32 // _size(ir.VectorType(element, 1))
-    if min(shape) < edge:
-        with loop(b, 0, shape[1]) as j, loop(b, 0, shape[0]) as p:
-            value = b.load(b.gep(source, [b.add(b.mul(j, i64(source_step)), p)]))
-            b.store(value, b.gep(to, [b.add(b.mul(p, i64(step)), j)]))
-        return
-    with _blocks(b, shape[1], edge) as j, _blocks(b, shape[0], edge) as p:
-        corner = b.gep(source, [b.add(b.mul(j, i64(source_step)), p)])
-        half = 16 // _size(ir.VectorType(element, 1))
-        kind = ir.VectorType(element, half)
-
-        def quarter(i: int, at: int) -> Any:
-            return _load(b, b.gep(corner, [i64(i * source_step + at)]), kind, half)
-
-        target = b.gep(to, [b.add(b.mul(p, i64(step)), j)])
-        for at in (0, half):
-            rows = [
-                _shuffle(b, quarter(i, at), quarter(i + half, at), range(2 * half))
-                for i in range(half)
-            ]
-            for i, column in enumerate(_squares(b, rows)):
-                _store(b, column, b.gep(target, [i64((at + i) * step)]), edge)
-
-
-def _blocks(b: Any, length: int, edge: int) -> Any:
-    """A loop over the starts of blocks that cover a length."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def blocks() -> Iterator[Any]:
-        with loop(b, 0, -(-length // edge)) as i:
-            start = b.mul(i, i64(edge))
-            last = i64(length - edge)
-            yield b.select(b.icmp_signed("<", start, last), start, last)
-
-    return blocks()
-
-
-def _squares(b: Any, rows: list[Any]) -> list[Any]:
-    """Each 128-bit part of the rows transposed by itself: 2x2 or 4x4."""
-    if len(rows) == 2:
-        x, y = rows
-        return [_shuffle(b, x, y, order) for order in ((0, 4, 2, 6), (1, 5, 3, 7))]
-    w, x, y, z = rows
-    low, high = (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15)
-    even, odd = (0, 2, 8, 10, 4, 6, 12, 14), (1, 3, 9, 11, 5, 7, 13, 15)
-    out = []
-    for halves in (low, high):
-        first, second = _shuffle(b, w, x, halves), _shuffle(b, y, z, halves)
-        out += [_shuffle(b, first, second, order) for order in (even, odd)]
-    return out
-
-
-def _shuffle(b: Any, x: Any, y: Any, order: Any) -> Any:
-    order = list(order)
-    kind = ir.VectorType(_I32, len(order))
-    return b.shuffle_vector(x, y, ir.Constant(kind, order))
-
-
-# --- the choice
-
-
-def gemm(dtype: str, left: View, right: View, epilogue: Fused | None) -> Gemm | Product | None:
-    """The kernel of a product and of what follows it; None if there is none."""
-    if dtype not in ("float32", "float64") or len(left.shape) != 2 or len(right.shape) != 2:
-        return None
-    (m, k), n = left.shape, right.shape[1]
-    if 0 in (m, k, n):
-        return None
-    by_rows, by_columns = n == 1 or right.strides[1] == 1, k == 1 or right.strides[0] == 1
-    if not (by_rows or by_columns):
-        return None
-    plain = Operand(dtype, (m, n), row_major((m, n)))
-    found = epilogue or Fused((plain,), (plain,), (), (0,))
-    if found.folds or 0 in found.places:
-        return None
-    steps = [o.strides[1] for o in found.reads[1:]]
-    if n > 1 and not (set(steps) <= {0, 1} and all(o.strides[1] == 1 for o in found.writes)):
-        return None
-    return Gemm(dtype, m, k, n, left.strides, right.strides, found)
