@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from sklearn.datasets import load_iris
 
 from isograd import cli, nn
+from isograd.backends.llvm.measured import MOMENTS
 from isograd.errors import SpecError
 from isograd.nn import spec as specs
 from isograd.nn.toml import loads
@@ -328,9 +329,13 @@ def test_tables_of_a_run(database: sqlite3.Connection) -> None:
     text = (ROOT / "docs/formats.md").read_text("utf-8")
     facts = re.findall(r"`(\w+)`: ", FORMATS.tables["table-meta"][0]["meaning"])
     assert {name for (name,) in database.execute("SELECT name FROM meta")} == set(facts)
-    for pragma, shown in (("application_id", "0x69736F67"), ("user_version", "2")):
+    for pragma, shown in (("application_id", "0x69736F67"), ("user_version", "3")):
         assert database.execute(f"PRAGMA {pragma}").fetchone() == (int(shown, 0),)
         assert shown in text
+
+
+def test_fields_of_moments() -> None:
+    assert tuple(FORMATS.column("moments", "field")) == MOMENTS.names
 
 
 def test_headers_of_files_of_arrays(answers: dict[str, Any], folder: Path) -> None:

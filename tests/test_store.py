@@ -13,15 +13,19 @@ import sys
 import tempfile
 import textwrap
 import threading
+import zlib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from isograd.backends.llvm.measured import MOMENTS
 from isograd.errors import IsogradError, RunError
 from isograd.telemetry import KINDS, Record, Site, Store, Summary, Telemetry
+from isograd.telemetry.packing import Packing
 
 SITES = (Site("z", 0), Site("delta", 0), Site("z", 10), Site("dW", 2))
 
@@ -34,6 +38,7 @@ def record(step: int, **changes: object) -> Record:
         for site in SITES
     }
     plain = Record(step, step // 10, 1 / (step + 1), 0.1, False, 2.0, summaries)
+    plain = replace(plain, moments=rng.bytes(8))
     return replace(plain, **changes)
 
 
@@ -400,9 +405,9 @@ def test_files_that_are_no_stores(tmp_path):
 def test_a_store_of_a_newer_version(path):
     Store.create(path).close()
     database = sqlite3.connect(path)
-    database.execute("PRAGMA user_version = 3")
+    database.execute("PRAGMA user_version = 4")
     database.close()
-    with pytest.raises(RunError, match=r"must be 2 or lower\n  came:  version 3, .* newer isograd"):
+    with pytest.raises(RunError, match=r"must be 3 or lower\n  came:  version 4, .* newer isograd"):
         Store.open(path)
 
 
@@ -470,7 +475,7 @@ def test_stores_that_cannot_be_gone_on_with(path):
         Store.resume(path, 0)
     path.unlink()
     old_store(path)
-    with pytest.raises(RunError, match=r"must be of version 2\n  came:  version 1, .* older"):
+    with pytest.raises(RunError, match=r"must be of version 3\n  came:  version 1, .* older"):
         Store.resume(path, 0)
 
 
@@ -540,6 +545,109 @@ def test_a_damaged_store_of_version_1(change, path):
         store.read()
 
 
+def test_a_store_of_version_2(path):
+    """As version 2 wrote it: checksums, but no moments."""
+
+    def checksum(*content: object) -> int:
+        return zlib.crc32(msgspec.msgpack.encode(content))
+
+    rows = [(0, 0, 0.5, 0.1, 0, 2.0, -0.25, -0.125, None, None)]
+    rows += [(1, 0, 0.25, 0.1, 0, None, None, None, 0.75, 0.5)]
+    sums, before = [], None
+    for row in rows:
+        before = checksum(before, row, [])
+        sums.append(before)
+    names = "loss, lr, skipped, grad_norm, predicted, actual, validation, accuracy, checksum"
+    columns = ", ".join(Summary.__slots__[:-2])
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(f"""
+            CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum) WITHOUT ROWID;
+            CREATE TABLE records (step INTEGER PRIMARY KEY, epoch, {names});
+            CREATE TABLE summaries (
+                step, site, {columns}, first_exponent, exponent_counts, units_off, width,
+                PRIMARY KEY (step, site)
+            ) WITHOUT ROWID;
+            PRAGMA application_id = {0x69736F67};
+            PRAGMA user_version = 2;
+        """)
+        with database:
+            database.execute("INSERT INTO meta VALUES ('rows', '1', ?)", (checksum("rows", "1"),))
+            for row, total in zip(rows, sums, strict=True):
+                database.execute(f"INSERT INTO records VALUES ({'?, ' * 10}?)", (*row, total))
+    with Store.open(path) as store:
+        telemetry = store.read()
+    assert telemetry.meta == {"rows": "1"}
+    first, second = telemetry.records
+    assert (first.loss, first.predicted, first.actual) == (0.5, -0.25, -0.125)
+    assert (second.grad_norm, second.validation, second.accuracy) == (None, 0.75, 0.5)
+    assert first.moments is second.moments is None
+
+
+# --- moments of every step
+
+
+def taken(rng: np.random.Generator, steps: int, sites: int, dtype: str) -> np.ndarray:
+    """Moments as a native step leaves them, nothing finite in some."""
+    found = np.zeros((steps, sites), MOMENTS)
+    x = rng.standard_normal((steps, sites, 5)).astype(dtype)
+    for name in ("mean", "std", "min", "max"):
+        found[name] = getattr(x, name)(axis=2)
+    found["count"], found["zeros"] = 5, rng.integers(0, 3, (steps, sites))
+    found[1, 1] = (0, 0.0, 0.0, math.inf, -math.inf, 0, 5, 2)
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 32), ("float64", 48)])
+def test_moments_of_every_step(path, dtype, size):
+    found = taken(np.random.default_rng(0), 6, 4, dtype)
+    packing = Packing(dtype, tuple(map(str, SITES)))
+    packed = packing.pack(found)
+    assert {len(step) for step in packed} == {4 * size}
+    with Store.create(path) as store:
+        store.set_meta("moments", packing.to_json())
+        for step, moments in enumerate(packed):
+            store.write(record(2 * step, moments=moments if step != 3 else None))
+    with Store.open(path) as store:
+        telemetry = store.read()
+    assert telemetry.records[1] == record(2, moments=packed[1])
+    kept = np.delete(found, 3, axis=0)
+    for i, site in enumerate(SITES):
+        steps, read = telemetry.moments(site)
+        assert steps.tolist() == [0, 2, 4, 8, 10]
+        for name in ("count", "min", "max", "zeros", "nonfinite", "saturated"):
+            np.testing.assert_array_equal(getattr(read, name), kept[name][:, i])
+        for name in ("mean", "std"):
+            np.testing.assert_array_equal(getattr(read, name), kept[name][:, i].astype(dtype))
+        sizes = np.maximum(abs(kept["min"][:, i]), abs(kept["max"][:, i]))
+        np.testing.assert_array_equal(read.max_abs, np.where(kept["count"][:, i], sizes, 0))
+
+
+def test_moments_that_were_not_taken():
+    packing = Packing("float32", ("z/0",))
+    telemetry = Telemetry({"moments": packing.to_json()}, (Record(0, 0, 1.0, 0.1),))
+    for site, meta in (
+        (Site("z", 0), telemetry.meta),
+        (Site("z", 1), telemetry.meta),
+        (SITES[0], {}),
+    ):
+        steps, moments = Telemetry(meta, telemetry.records).moments(site)
+        assert steps.shape == moments.mean.shape == moments.max_abs.shape == (0,)
+
+
+def test_packed_moments_keep_the_ends_of_float32():
+    info = np.finfo(np.float32)
+    found = np.zeros((1, 1), MOMENTS)
+    ends = (2, 0.0, float(info.max), float(info.min), float(info.max), 0, 0, 0)
+    found[0, 0] = ends
+    (step,) = Packing("float32", ("z/0",)).pack(found)
+    read = Packing("float32", ("z/0",)).unpack([step], "z/0")
+    assert (read.min[0], read.max[0], read.std[0]) == (info.min, info.max, info.max)
+    tiny = float(info.smallest_subnormal)
+    found[0, 0] = (2, tiny / 2, tiny / 2, 0.0, tiny, 1, 0, 0)
+    (step,) = Packing("float32", ("z/0",)).pack(found)
+    assert Packing("float32", ("z/0",)).unpack([step], "z/0").max[0] == info.smallest_subnormal
+
+
 # --- what was written is read, or refused
 
 
@@ -550,6 +658,8 @@ def test_a_damaged_store_of_version_1(change, path):
         "UPDATE records SET skipped = 0.0 WHERE step = 4",
         "UPDATE records SET checksum = NULL WHERE step = 4",
         "UPDATE records SET checksum = 'none' WHERE step = 4",
+        "UPDATE records SET moments = x'00' WHERE step = 4",
+        "UPDATE records SET moments = NULL WHERE step = 4",
         "UPDATE summaries SET zeros = zeros + 1 WHERE step = 4",
         "UPDATE summaries SET units_off = x'FF' WHERE step = 4",
         "DELETE FROM summaries WHERE step = 4 AND site = 'z/0'",

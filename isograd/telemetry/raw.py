@@ -22,45 +22,45 @@ _HEAD = struct.Struct("=q4d3q3qd")  # MOMENTS, and what follows it in `summary_l
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Moments of many arrays at once: in every field, one number for each of them.
+    """Moments of many arrays at once: in every field one number for each, integer or float.
 
-    Those of the finite values are 0, +inf for the minimum and -inf for the maximum, where nothing
-    is finite. Where they come from native code in brief, the mean is right to 1e-5 standard
-    deviations and the standard deviation to 6e-5 of itself, and all else is exact.
+    From native code in brief, the mean is right to 1e-5 standard deviations and the standard
+    deviation to 6e-5 of itself; all else is exact.
 
     Attributes:
-        count: int64, finite values.
-        mean: float64.
-        std: float64, the standard deviation of these very values.
-        min: float64.
-        max: float64.
-        max_abs: float64, the largest magnitude; 0 where nothing is finite.
-        zeros: int64, how many are +0 or -0.
-        nonfinite: int64, how many are NaN or infinite.
-        saturated: int64, how many are outside the active interval; 0 if there was none.
+        count: how many values are finite.
+        mean: of the finite values; 0 where there are none.
+        std: the standard deviation of these very values; 0 likewise.
+        min: the smallest finite value; +inf where there is none.
+        max: the largest finite value; -inf where there is none.
+        max_abs: the largest finite magnitude; 0 where there is none.
+        zeros: how many are +0 or -0.
+        nonfinite: how many are NaN or infinite.
+        saturated: how many are outside the active interval; 0 if there was none.
     """
 
-    count: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    min: NDArray[np.float64]
-    max: NDArray[np.float64]
-    max_abs: NDArray[np.float64]
-    zeros: NDArray[np.int64]
-    nonfinite: NDArray[np.int64]
-    saturated: NDArray[np.int64]
+    count: NDArray[Any]
+    mean: NDArray[Any]
+    std: NDArray[Any]
+    min: NDArray[Any]
+    max: NDArray[Any]
+    max_abs: NDArray[Any]
+    zeros: NDArray[Any]
+    nonfinite: NDArray[Any]
+    saturated: NDArray[Any]
 
 
 def moments(raw: NDArray[Any]) -> Moments:
     """Moments out of records.
 
     Args:
-        raw: any shape of MOMENTS; or (…, 64 n) bytes, which make (…, n) of them.
+        raw: any shape of a dtype with the fields of MOMENTS; or (…, 64 n) bytes, which make (…, n)
+            of MOMENTS.
 
     Returns:
         Its fields as views, and max_abs.
     """
-    found = raw if raw.dtype == MOMENTS else raw.view(MOMENTS)
+    found = raw if raw.dtype.names else raw.view(MOMENTS)
     by_name = {name: found[name] for name in MOMENTS.names or ()}
     return Moments(**by_name, max_abs=np.maximum(np.maximum(-found["min"], found["max"]), 0.0))
 

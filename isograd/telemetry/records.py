@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isograd.errors import IsogradError, nearest
+from isograd.telemetry.packing import Packing
+from isograd.telemetry.raw import Moments
 from isograd.telemetry.summary import EMPTY, Summary
 
 Signal = Literal["input", "z", "v", "n", "a", "m", "k", "s", "r"]
@@ -98,6 +100,8 @@ class Record:
             and as it came; None in a step that was not measured.
         validation, accuracy: loss and accuracy of the validation part after the step; None but in
             the last step of an epoch, and without that part.
+        moments: of every site, as `isograd.telemetry.packing.Packing` packs them; None if not
+            taken.
     """
 
     step: int
@@ -111,6 +115,7 @@ class Record:
     actual: float | None = None
     validation: float | None = None
     accuracy: float | None = None
+    moments: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,17 @@ class Telemetry:
         """The steps in which the site was measured, (n,) int64, and its n summaries."""
         records = [record for record in self.records if site in record.summaries]
         return _steps(records), [record.summaries[site] for record in records]
+
+    def moments(self, site: Site) -> tuple[NDArray[np.int64], Moments]:
+        """The steps of which the site's moments are kept, (n,) int64, and the moments, (n,)."""
+        fact, name = self.meta.get("moments"), str(site)
+        packing = Packing.from_json(fact) if fact else Packing("float64", ())
+        taken = [
+            (record, record.moments)
+            for record in self.records
+            if record.moments is not None and name in packing.sites
+        ]
+        return _steps([r for r, _ in taken]), packing.unpack((m for _, m in taken), name)
 
     def window(self, first: int, last: int) -> dict[Site, Summary]:
         """Each site's summaries merged over the measured steps in [first, last]."""

@@ -28,6 +28,11 @@ TABLES: dict[int, dict[str, tuple[str, ...]]] = {
         "records": (*_RECORD, "validation", "accuracy", "checksum"),
         "summaries": _SUMMARY,
     },
+    3: {
+        "meta": ("name", "value", "checksum"),
+        "records": (*_RECORD, "validation", "accuracy", "moments", "checksum"),
+        "summaries": _SUMMARY,
+    },
 }
 """The columns of the tables, by version. Those of version 1 are read, without checksums."""
 VERSION = max(TABLES)
@@ -65,7 +70,7 @@ def record_rows(record: Record, before: Any) -> tuple[Row, list[Row]]:
         *(step, int(record.epoch), _storable(record.loss), _storable(record.lr)),
         *(int(record.skipped), _storable(record.grad_norm)),
         *(_storable(record.predicted), _storable(record.actual)),
-        *(_storable(record.validation), _storable(record.accuracy)),
+        *(_storable(record.validation), _storable(record.accuracy), record.moments),
     )
     names = {str(site): site for site in record.summaries}
     summaries: list[Row] = [
@@ -126,8 +131,11 @@ def _storable(x: float | None) -> float | str | None:
 
 def _record(row: Sequence[Any], summaries: dict[Site, Summary]) -> Record:
     step, epoch, loss, lr, skipped, *optional = row
-    norm, *others = (None if x is None else float(x) for x in optional)
-    return Record(step, epoch, float(loss), float(lr), bool(skipped), norm, summaries, *others)
+    floats, moments = optional[:5], optional[5:]  # fewer in older versions
+    norm, *others = (None if x is None else float(x) for x in floats)
+    return Record(
+        *(step, epoch, float(loss), float(lr), bool(skipped), norm, summaries, *others), *moments
+    )
 
 
 def _site(text: str, known: dict[str, Site]) -> Site:
