@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numpy.typing import NDArray
 
 from isograd.backends.llvm import jit
@@ -26,9 +27,16 @@ def view(var: Var, x: Array) -> View:
 
 
 class Ready:
-    """A primitive, compiled for arrays of these forms; `flag` is set by indices out of range."""
+    """A primitive, compiled for arrays of these forms; `flag` is set by indices out of range.
 
-    def __init__(self, op: Op, *arrays: Array, **params: Any) -> None:
+    Args:
+        op: the primitive.
+        arrays: its arguments.
+        width: of vectors, in bytes; by default the host's.
+        params: of the primitive.
+    """
+
+    def __init__(self, op: Op, *arrays: Array, width: int = 0, **params: Any) -> None:
         specs = [ArraySpec(a.shape, a.dtype) for a in arrays]
         out = RULES[op].shape(*specs, **params)
         eqn = Eqn(op, tuple(map(Var, specs)), params, Var(out))
@@ -39,7 +47,10 @@ class Ready:
         held = [*arrays, self.out, *([self.flag] if getattr(kernel, "flag", False) else [])]
         self._held = held
         self._table = np.array([a.__array_interface__["data"][0] for a in held], np.int64)
-        self._run: Callable[..., Any] = _KERNEL(jit.addresses([kernel])[kernel])
+        module = ir.Module("kernel")
+        kernel.build(module, "run", width or jit.vector_bytes())
+        self._code = jit.Code(module)
+        self._run: Callable[..., Any] = _KERNEL(self._code.address("run"))
         self._place = self._table.ctypes.data
 
     def __call__(self) -> Array:

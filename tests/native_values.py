@@ -80,7 +80,8 @@ def fault_of(eqn: Eqn, args: list[Array], got: Array) -> str | None:
         alike = (kinds(got) == kinds(nearest)) | (edge & ~np.isnan(got))
         finite = np.isfinite(got) & np.isfinite(exact)
         far = finite & (np.abs(np.where(finite, got - exact, 0)) > bound)
-        wrong = ~unsure & (~alike | far)
+        zeros = (got == 0) & (nearest == 0) & (eqn.op is not Op.MATMUL)  # BLAS has its own
+        wrong = ~unsure & (~alike | far | zeros & (np.signbit(got) != np.signbit(nearest)))
     if not wrong.any():
         return None
     where = tuple(int(k[0]) for k in np.nonzero(np.atleast_1d(wrong)))

@@ -69,9 +69,9 @@ class Reduce:
 
     @property
     def start(self) -> float:
-        """What changes nothing when it is joined."""
+        """What results start from."""
         if self.op is Op.SUM:
-            return -0.0 if self.write.dtype.startswith("float") else 0
+            return 0  # as NumPy's: a sum of −0 alone is +0
         if self.write.dtype.startswith("float"):
             return -math.inf
         return 0 if self.write.dtype == "bool" else int(np.iinfo(self.write.dtype).min)
@@ -180,8 +180,8 @@ class _Loops:
         self, lengths: Ints, lanes: int, count: int, terms: Callable[[list[Any]], list[Any]]
     ) -> list[Any]:
         start = full(self.b, self.form.write.dtype, lanes, self.form.start)
-        if 0 in lengths:  # an empty sum is +0
-            return [full(self.b, self.form.write.dtype, lanes, 0)] * count
+        if 0 in lengths:
+            return [start] * count
         rounded = self.form.op is Op.SUM and isinstance(start, Floats)
         return gathered(self.b, lengths, [start] * count, terms, self.form.join, rounded)
 
@@ -205,7 +205,7 @@ def gathered(
         rounded: whether `join` adds and rounds, so that chains must be short.
     """
     if not lengths:
-        return terms([])
+        return list(map(join, starts, terms([])))
     *outer, length = lengths
     chains = min(max(_PARALLEL // len(starts), 1), length)
     slots = [[_slot(b, start) for start in starts] for _ in range(chains)]
