@@ -141,8 +141,8 @@ class Draw:
         found = [x for x in self.pool if x.dtype.kind in kinds and fits(x)]
         if found:
             return found[self.rng.integers(len(found))]
-        shape = (int(self.rng.integers(1, 4)), 3)
-        return F.asarray(self.rng.integers(0, 2, shape).astype({"b": bool}.get(kinds[0], kinds[0])))
+        dtype = {"f": np.float32, "i": np.int64, "u": np.uint32, "b": np.bool_}[kinds[0]]
+        return F.asarray(self.rng.integers(0, 2, (int(self.rng.integers(1, 4)), 3)).astype(dtype))
 
     def pair(self, kinds: str) -> tuple[Any, Any]:
         """Two arrays that broadcast, mostly of two dtypes."""
