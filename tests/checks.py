@@ -45,6 +45,14 @@ def check_modes(f: Callable[..., Any], *args: Any) -> None:
     assert same_bits(dynamic, static), f"dynamic {dynamic}\nstatic  {static}"
 
 
+def once(run: Callable[..., Any], carry: Any, fixed: Any, each: Any, observe: Any = None) -> Any:
+    """(carry, out) of a step in rounds that is taken once, and applied."""
+    rows = map_leaves(lambda leaf: np.asarray(leaf)[None], each)
+    after, out, applied = run(carry, fixed, rows, observe=observe)
+    assert applied == 1
+    return after, map_leaves(lambda leaf: leaf[0], out)
+
+
 # --- units in the last place
 
 

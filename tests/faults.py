@@ -35,10 +35,10 @@ Act = Callable[[str], None]
 _STEPS: dict[Any, Any] = {}
 
 
-def compile_once(model: Any, *rest: Any) -> Any:
+def compile_once(model: Any, *rest: Any, **options: Any) -> Any:
     """As compile_step, which takes longer than the short runs of one spec that are trained here."""
     if model not in _STEPS:
-        _STEPS[model] = compile_step(model, *rest)
+        _STEPS[model] = compile_step(model, *rest, **options)
     return _STEPS[model]
 
 

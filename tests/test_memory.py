@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from checks import once
 from data_files import peak_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,11 +111,11 @@ def test_a_step_takes_what_is_required_and_at_most_three_times_as_much(
             start.layout,
             ArraySpec(x.shape, x.dtype),
             ArraySpec(t.shape, t.dtype),
+            batch,
             start.key,
         )
-        lr, number = np.float32(0.1), np.asarray(0, np.uint32)
-        args = (state.theta, state.rule, dict(state.statistics), x, t, np.asarray(lr), number)
-        compiled.bare(*args)
+        carry = state.theta, state.rule, dict(state.statistics)
+        once(compiled.bare, carry, (x, t), (np.arange(batch), np.float32(0.1), np.uint32(0)))
 
     required = required_bytes(spec, 20, batch)
     measured = peak_of(step)

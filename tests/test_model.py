@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import check_grads, check_modes, same_bits
+from checks import check_grads, check_modes, once, same_bits
 from scipy.special import expit, log_softmax, softmax
 
 import isograd
@@ -55,7 +55,7 @@ def compiled(model: Model, batch: int, rule: Optimiser | None = None) -> tuple[S
     labels = isinstance(model.network.loss, SoftmaxCrossEntropy)
     targets = isograd.ArraySpec((batch,), np.int64) if labels else outputs
     key = np.zeros(2, np.uint32)
-    return compile_step(model, rule or sgd(), layout, inputs, targets, key), layout
+    return compile_step(model, rule or sgd(), layout, inputs, targets, batch, key), layout
 
 
 # Places
@@ -274,12 +274,19 @@ def run(
     step: Step, layout: Layout, p: Params, x: np.ndarray, y: np.ndarray, lr: float
 ) -> tuple[Any, Seen]:
     seen: Seen = []
-    args = (layout.join(p), step.state, {}, x, y, np.asarray(lr), np.uint32(0))
-    result = step.measured(
-        *args,
+    result = once(
+        step.measured,
+        *arguments(step, layout, p, x, y, lr),
         observe=lambda site, array: seen.append((site, np.array(array))),
     )
     return result, seen
+
+
+def arguments(
+    step: Step, layout: Layout, p: Params, x: np.ndarray, y: np.ndarray, lr: float
+) -> tuple[Any, ...]:
+    """Of a step over all rows."""
+    return (layout.join(p), step.state, {}), (x, y), (np.arange(len(x)), lr, np.uint32(0))
 
 
 def by_hand(p: Params, x: np.ndarray, y: np.ndarray, lr: float) -> Params:
@@ -365,14 +372,13 @@ def test_a_step_returns_what_it_says(rng: np.random.Generator) -> None:
     p = random_params(model, rng)
     x, y = rng.standard_normal((6, 5)), rng.integers(0, 2, 6)
     result, _ = run(step, layout, p, x, y, 0.3)
-    args = (layout.join(p), step.state, {}, x, y, np.asarray(0.3), np.uint32(0))
-    assert same_bits(result, step.bare(*args))
-    theta, _, _, value, norm, slope = result
+    assert same_bits(result, once(step.bare, *arguments(step, layout, p, x, y, 0.3)))
+    (theta, _, _), (value, norm, slope) = result
     want = by_hand(p, x, y, 0.3)
     g = np.concatenate([want[f"d{name}"].ravel() for name in layout.shapes])
     np.testing.assert_allclose(theta, layout.join(p) - 0.3 * g, rtol=1e-13)
     assert float(value) == pytest.approx(float(model.loss(p, x, y)), rel=1e-14)
-    loss = step.loss(layout.join(p), {}, x, y, np.uint32(0))
+    loss = step.loss(layout.join(p), {}, (x, y), np.arange(6), np.uint32(0))
     assert same_bits(loss, model.loss(p, x, y))
     assert float(norm) == pytest.approx(np.linalg.norm(g), rel=1e-12)
     assert float(slope) == pytest.approx(-0.3 * g @ g, rel=1e-12)
@@ -384,7 +390,7 @@ def test_the_gradient_is_reported_before_it_is_clipped(rng: np.random.Generator)
     step, layout = compiled(model, 5, rule)
     p = random_params(model, rng)
     x, y = rng.standard_normal((5, 4)), 100.0 * rng.standard_normal((5, 2))
-    (theta, _, _, _, norm, slope), seen = run(step, layout, p, x, y, 0.1)
+    ((theta, _, _), (_, norm, slope)), seen = run(step, layout, p, x, y, 0.1)
     g = np.concatenate([dict(seen)[f"d{name}"].ravel() for name in layout.shapes])
     assert norm > 1.0
     assert float(norm) == pytest.approx(np.linalg.norm(g), rel=1e-12)

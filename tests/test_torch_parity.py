@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checks import once
 from test_optim import torch_rule
 
 from isograd.engine.graph import ArraySpec
@@ -185,15 +186,14 @@ def ours(
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     layout = Layout(model.shapes)
     rule = optimiser(kind, training)
-    specs = (ArraySpec(a.shape, a.dtype) for a in batches[0])
-    step = compile_step(model, rule, layout, *specs, np.zeros(2, np.uint32))
-    theta, state, losses = layout.join(params), step.state, []
-    for n in range(STEPS):
-        x, y = batches[n % len(batches)]
-        args = (theta, state, {}, x, y, np.asarray(kind.lr), np.uint32(n))
-        theta, state, _, value, *_ = step.bare(*args)
-        losses.append(float(value))
-    return losses, parameters(layout, theta)
+    specs = (ArraySpec((len(batches) * len(a), *a.shape[1:]), a.dtype) for a in batches[0])
+    size, key = len(batches[0][0]), np.zeros(2, np.uint32)
+    step = compile_step(model, rule, layout, *specs, size, key)
+    rows = [np.arange(size) + size * (n % len(batches)) for n in range(STEPS)]
+    each = np.stack(rows), np.full(STEPS, kind.lr), np.arange(STEPS, dtype=np.uint32)
+    fixed = tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+    (theta, *_), (losses, *_), _ = step.bare((layout.join(params), step.state, {}), fixed, each)
+    return losses.tolist(), parameters(layout, theta)
 
 
 def theirs(
@@ -291,10 +291,12 @@ def test_error_signals_are_those_of_pytorch_s_hooks(rng: np.random.Generator) ->
     seen: dict[str, np.ndarray] = {}
     specs = (ArraySpec(a.shape, a.dtype) for a in (x, y))
     rule = optimiser(SGD(), Training())
-    step = compile_step(model, rule, layout, *specs, np.zeros(2, np.uint32))
-    args = (layout.join(params), step.state, {}, x, y, np.asarray(0.1), np.uint32(0))
-    step.measured(
-        *args,
+    step = compile_step(model, rule, layout, *specs, len(x), np.zeros(2, np.uint32))
+    once(
+        step.measured,
+        (layout.join(params), step.state, {}),
+        (x, y),
+        (np.arange(len(x)), 0.1, np.uint32(0)),
         observe=lambda site, array: seen.update({site: np.array(array)}),
     )
     assert len(deltas) == model.depth == 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -566,22 +567,19 @@ def test_an_interrupt_keeps_what_was_measured(told: str) -> None:
     assert outcome.test == same.test
 
 
-def test_an_interrupt_within_a_step() -> None:
+def test_an_interrupt_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step is lost, those before it are not."""
-    spec, steps = spec_of(), 0
-    split = split_for(spec)
+    sites, seen = len(train(spec_of(), steps=1).telemetry.sites()), 0
 
-    class Rows(np.ndarray):
-        def __getitem__(self, rows: Any) -> Any:
-            nonlocal steps
-            if isinstance(rows, np.ndarray) and len(rows) == BATCH:
-                steps += 1
-                if steps == 3:
-                    raise KeyboardInterrupt
-            return np.asarray(self)[rows]
+    def of(*args: Any, **options: Any) -> Summary:
+        nonlocal seen
+        seen += 1
+        if seen == 2 * sites + 5:
+            raise KeyboardInterrupt
+        return Summary.of(*args, **options)
 
-    outcome = fit(spec, replace(split, X_train=split.X_train.view(Rows)))
-    check_stopped(outcome, "interrupted", 2)
+    monkeypatch.setattr(loop, "Summary", SimpleNamespace(of=of))
+    check_stopped(train(spec_of()), "interrupted", 2)
 
 
 # --- what cannot be trained

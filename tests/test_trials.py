@@ -400,9 +400,9 @@ def test_arms_differ_in_nothing_but_the_edit(
     real_fit, real_batches = fit, loop.batches
 
     def spied_batches(n: int, size: int, rng: np.random.Generator) -> Any:
-        for rows in real_batches(n, size, rng):
-            runs[-1][3].append(rows)
-            yield rows
+        rows = real_batches(n, size, rng)
+        runs[-1][3].append(rows)
+        return rows
 
     def spied_fit(spec: Spec, split: Split, *, steps: Any) -> Outcome:
         runs.append((spec, split, steps, []))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from isograd.backends.rounds import Observer, Rounds
 from isograd.engine.graph import Var
 from isograd.engine.ops import RULES, Op
 from isograd.engine.plan import Plan
 from isograd.engine.trace import bind
 from isograd.engine.tree import unflatten
-
-Observer = Callable[[str, NDArray[Any]], None]
-"""Called at each probe with its site and the array there. It must not keep or change the array."""
 
 
 class Executable:
@@ -69,8 +67,12 @@ class Executable:
         Raises:
             ShapeError: if an argument is not what was traced for.
         """
+        graph = self.plan.graph
+        return unflatten(graph.out_tree, self.leaves(bind(graph, args), observe))
+
+    def leaves(self, inputs: Sequence[Any], observe: Observer | None = None) -> list[Any]:
+        """The leaves of the result, from those of the arguments; these are not checked."""
         values = self._start.copy()
-        inputs = bind(self.plan.graph, args)
         values[: len(inputs)] = inputs
         with np.errstate(all="ignore"):
             for evaluate, reads, write, released, site in self._steps:
@@ -79,4 +81,64 @@ class Executable:
                 values[write] = evaluate(*[values[i] for i in reads])
                 for i in released:
                     values[i] = None
-        return unflatten(self.plan.graph.out_tree, (values[i] for i in self._outputs))
+        return [values[i] for i in self._outputs]
+
+
+class Scan:
+    """A step in rounds, each from where the one before it ended: see `isograd.backends.rounds`.
+
+    Args:
+        plan: of the graph of `step(carry, fixed, each) -> (carry, out, go)`.
+
+    Raises:
+        GraphError: the graph is another's.
+
+    Example:
+        >>> import isograd, numpy as np
+        >>> from isograd.engine.plan import plan
+        >>> def step(total, factor, x):
+        ...     return total + factor * x, total, x
+        >>> scalar = isograd.ArraySpec(())
+        >>> run = Scan(plan(isograd.trace(step, scalar, scalar, scalar)))
+        >>> total, before, applied = run(0.0, 2.0, np.array([1.0, 2.0, np.nan, 3.0]))
+        >>> float(total), before.tolist(), applied
+        (6.0, [0.0, 2.0, 6.0], 2)
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._rounds = Rounds.of(plan.graph)
+        self._step = Executable(plan)
+
+    def __call__(
+        self, carry: Any, fixed: Any, each: Any, observe: Observer | None = None
+    ) -> tuple[Any, Any, int]:
+        """Take rounds until there are no more, or one is not to be applied.
+
+        Args:
+            carry, fixed: as traced for; they are not changed.
+            each: likewise, every array with an axis of k rounds before its own.
+            observe: called at each probe of each round.
+
+        Returns:
+            The carry after the rounds that were applied; `out` of these and of the one that ended
+            them, if one did, with an axis of rounds before its own; the number of rounds applied.
+
+        Raises:
+            ShapeError: if an argument is not what was traced for.
+        """
+        form = self._rounds
+        count, held, steady, rows = form.bind(carry, fixed, each)
+        out = [np.empty((count, *var.spec.shape), var.spec.dtype) for var in form.out]
+        shown = applied = 0
+        while shown == applied < count:
+            mine = [row[shown, ...] for row in rows]
+            leaves = self._step.leaves([*held, *steady, *mine], observe)
+            for array, value in zip(out, leaves[len(held) :], strict=False):
+                array[shown] = value
+            shown += 1
+            if math.isfinite(leaves[-1]):
+                held = leaves[: len(held)]
+                applied += 1
+        after = unflatten(form.carry_tree, map(np.asarray, held))
+        return after, unflatten(form.out_tree, (array[:shown] for array in out)), applied

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,8 +179,8 @@ def from_arrays(
     return _split(table, None, data or Data(ARRAYS), loss_kind, seed, dtype)
 
 
-def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """The rows of one epoch in shuffled batches.
+def batches(n: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The rows of one epoch in shuffled batches, (⌊n/batch_size⌋, batch_size).
 
     Every batch has exactly batch_size rows, so that a step can be compiled for one shape: the
     n mod batch_size rows left over at the end sit this epoch out (others do in the next).
@@ -200,8 +200,8 @@ def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArr
             where="training.batch_size",
             fix=f"lower it to {n} or less, or remove it" if n else "give training rows",
         )
-    rows = rng.permutation(n)
-    return (rows[i : i + batch_size] for i in range(0, n - batch_size + 1, batch_size))
+    whole = n // batch_size
+    return rng.permutation(n)[: whole * batch_size].reshape(whole, batch_size)
 
 
 def _split(

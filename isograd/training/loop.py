@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isograd.backends.select import Backend, choose
 from isograd.engine.graph import ArraySpec
-from isograd.engine.tree import flatten
 from isograd.nn.model import Model
 from isograd.nn.spec import Spec
 from isograd.optim.rules import optimiser
@@ -26,6 +28,10 @@ from isograd.training.state import Best, State
 from isograd.training.step import Step, compile_step, parameters
 
 Stopped = Literal["finished", "early", "diverged", "interrupted"]
+
+CHUNK_SECONDS = 0.05
+"""What a call of the backend takes, about: short enough for Ctrl-C and a bar, and so long that what
+Python does between two calls does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Outcome:
         validation: likewise; None where there is no validation part.
         stopped: how it ended.
         seconds: wall time of the loop.
+        backend: what ran the steps.
         task: of the data: "classes", "binary" or "regression".
         state: from which `fit` can go on.
     """
@@ -72,6 +79,7 @@ class Outcome:
     validation: Score | None
     stopped: Stopped
     seconds: float
+    backend: Backend
     task: Task
     state: State = field(compare=False, repr=False)
 
@@ -96,20 +104,28 @@ def fit(
     progress: Callable[[Progress], None] | None = None,
     state: State | None = None,
     records: Sequence[Record] = (),
+    backend: str | None = None,
+    threads: int | None = None,
+    chunk_seconds: float = CHUNK_SECONDS,
 ) -> Outcome:
     """Train a network.
 
-    The same spec and data give the same bits, in one go or resumed from any state.
+    The same spec, data and backend give the same bits, in one go or resumed from any state. Steps
+    are taken in chunks, so many to a call of the backend as take about `chunk_seconds`; a step that
+    is measured is one by itself. Results do not depend on where chunks end.
 
     Args:
         spec: what to train, and how.
         split: the data; None loads those of the spec, relative paths from the current folder.
         steps: at most this many steps; None is the spec's epochs.
-        sink: given each record as soon as it is there.
-        keep: given the state after each step.
-        progress: told after each step.
+        sink: given each record, in order, as soon as its chunk is done.
+        keep: given the state after each chunk, once its records are safe.
+        progress: told after each chunk.
         state: where to go on, from a `keep` of the same spec and data; None starts anew.
         records: of the steps before that state.
+        backend: "native" or "numpy"; None takes the default.
+        threads: that the backend may use; None leaves their number to it.
+        chunk_seconds: of a chunk, about; 0 makes each step one.
 
     Returns:
         The outcome. A step whose loss, gradient or result is not finite is measured, recorded as
@@ -122,6 +138,7 @@ def fit(
         DataError: if the split was made for another dtype or loss.
         TheoryError: if the initialiser has no answer for the activation.
     """
+    ran = choose(backend)
     split = load_split(spec) if split is None else split
     start = prepare(spec, split)
     total = start.steps if steps is None else min(steps, start.steps)
@@ -130,18 +147,20 @@ def fit(
     skipped = sum(record.skipped for record in done)
     validation = next((r.validation for r in reversed(done) if r.validation is not None), None)
     try:
-        for record, after in run.steps(total):
+        for chunk, after in run.chunks(total, ran, threads, chunk_seconds):
             if sink is not None:
-                sink(record)
-            done.append(record)
+                for record in chunk:
+                    sink(record)
+            done += chunk
             run.state = after
             if keep is not None:
-                keep(run.state)
-            skipped += record.skipped
-            validation = validation if record.validation is None else record.validation
+                keep(after)
+            last = chunk[-1]  # of a chunk no other is skipped, or the end of an epoch
+            skipped += last.skipped
+            validation = validation if last.validation is None else last.validation
             if progress is not None:
-                progress(Progress(after.step, total, record.loss, validation, skipped))
-    except KeyboardInterrupt:  # the state is that after the last whole step
+                progress(Progress(after.step, total, last.loss, validation, skipped))
+    except KeyboardInterrupt:  # the state is that after the last whole chunk
         done = [r for r in done if r.step < run.state.step]
     stopped: Stopped = run.over(total) or "interrupted"
     model, params = start.model, run.params()
@@ -160,13 +179,14 @@ def fit(
         validation=score(split.X_validation, split.y_validation) if held_out else None,
         stopped=stopped,
         seconds=run.state.seconds,
+        backend=ran,
         task=split.task,
         state=run.state,
     )
 
 
 class _Run:
-    """A run in progress. Its state is frozen; a step makes the next one."""
+    """A run in progress. Its state is frozen; a chunk of steps makes the next one."""
 
     def __init__(self, spec: Spec, split: Split, start: Start, state: State) -> None:
         self.spec, self.split, self.start, self.state = spec, split, start, state
@@ -189,88 +209,121 @@ class _Run:
         best = self.state.best or self.state
         return parameters(self.layout, best.theta) | dict(best.statistics)
 
-    def steps(self, total: int) -> Iterator[tuple[Record, State]]:
-        """Take steps, and yield the record of each and the state after it.
+    def chunks(
+        self, total: int, backend: Backend, threads: int | None, seconds: float
+    ) -> Iterator[tuple[list[Record], State]]:
+        """Take steps in chunks, and yield the records of each and the state after it.
 
-        Whoever iterates puts that state into `state`, once the record is safe.
+        Whoever iterates puts that state into `state`, once the records are safe.
+
+        Args:
+            total: steps of the run, those before its state included.
+            backend, threads: what takes them.
+            seconds: of a chunk, about.
         """
         if self.over(total):
             return
-        x, y = self.split.X_train, self.split.y_train
-        size = (self.start.batch_size,)
+        x, y = (np.ascontiguousarray(a) for a in (self.split.X_train, self.split.y_train))
+        self.data = x, y
         self.step: Step = compile_step(
             self.start.model,
             optimiser(self.spec.optimiser, self.spec.training),
             self.layout,
-            ArraySpec(size + x.shape[1:], x.dtype),
-            ArraySpec(size + y.shape[1:], y.dtype),
+            ArraySpec(x.shape, x.dtype),
+            ArraySpec(y.shape, y.dtype),
+            self.start.batch_size,
             self.start.key,
+            backend=backend,
+            threads=threads,
         )
+        most = 1
         while not self.over(total):
             rng = np.random.default_rng()
             rng.bit_generator.state = self.state.order
-            epoch = list(batches(len(x), *size, rng))
-            for rows in epoch[self.state.step % self.per_epoch :]:
-                record, after = self._take(x[rows], y[rows])
+            epoch = batches(len(x), self.start.batch_size, rng)
+            begun = self.state.step // self.per_epoch
+            while not self.over(total) and self.state.step // self.per_epoch == begun:
+                at, began = self.state.step % self.per_epoch, time.perf_counter()
+                wanted = max(1, min(most, total - self.state.step, self._until_measured()))
+                records, after = self._take(epoch[at : at + wanted])
+                took = time.perf_counter() - began
+                if len(records) > 1 and took > seconds:
+                    most //= 2
+                elif len(records) == most and took < 0.5 * seconds:
+                    most *= 2
                 if after.step % self.per_epoch == 0:
                     after = dataclasses.replace(after, order=rng.bit_generator.state)
-                    record, after = self._end_epoch(record, after)
-                yield record, after
-                if self.over(total):
-                    return
+                    records[-1], after = self._end_epoch(records[-1], after)
+                yield records, after
 
-    def _take(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[Record, State]:
-        """One step. One that is not finite is not applied; the first in a row is measured."""
-        state, measure = self.state, self.spec.measure
-        due = state.step < measure.first or (
-            measure.every > 0 and (state.step - measure.first) % measure.every == 0
-        )
-        factor = self.schedule.factor(state.schedule, state.step)
-        with np.errstate(over="ignore"):  # a rate beyond the dtype is infinite in it: it diverges
-            lr = np.asarray(self.spec.optimiser.lr * factor, self.spec.dtype)
-        number = np.asarray(state.step % 2**32, np.uint32)  # noise comes again after 2³² steps
-        args = (state.theta, state.rule, dict(state.statistics), x, y, lr, number)
+    def _until_measured(self) -> int:
+        """How many of the next steps are taken before one that is to be measured."""
+        first, every = self.spec.measure.first, self.spec.measure.every
+        if self.state.step < first:
+            return 0
+        return (first - self.state.step) % every if every else sys.maxsize
+
+    def _take(self, rows: NDArray[np.int64]) -> tuple[list[Record], State]:
+        """A chunk of steps, up to one that is not finite: it is not applied.
+
+        The first in a row of these is measured.
+
+        Args:
+            rows: (steps, batch size).
+        """
+        state, due = self.state, self._until_measured() == 0
+        each = rows, *self._rates(len(rows))
         summaries: dict[Site, Summary] = {}
-        theta, rule, statistics, value, norm, slope = self._run(args, summaries if due else None)
-        skipped = not (
-            math.isfinite(value)
-            and math.isfinite(norm)
-            and all(np.isfinite(a).all() for a in (theta, *flatten(rule)[0], *statistics.values()))
-        )
-        if skipped and not due and state.streak == 0:
-            self._run(args, summaries)
-        predicted = actual = None
-        if summaries and not skipped:
-            after = self.step.loss(theta, state.statistics, x, y, number)
-            predicted, actual = float(slope), float(after) - float(value)
-        record = Record(
-            step=state.step,
-            epoch=state.step // self.per_epoch,
-            loss=float(value),
-            lr=float(lr),
-            skipped=skipped,
-            grad_norm=float(norm),
-            predicted=predicted,
-            actual=actual,
-            summaries=summaries,
-        )
-        now: dict[str, Any] = {"step": state.step + 1, "seconds": time.perf_counter() - self.began}
-        if skipped:
-            return record, dataclasses.replace(state, streak=state.streak + 1, **now)
-        new: dict[str, Any] = {"theta": theta, "rule": rule, "statistics": statistics}
-        losses = (state.losses[0] + record.loss, state.losses[1] + 1)
-        return record, dataclasses.replace(state, streak=0, losses=losses, **new, **now)
-
-    def _run(self, args: tuple[Any, ...], summaries: dict[Site, Summary] | None) -> tuple[Any, ...]:
-        if summaries is None:
-            out: tuple[Any, ...] = self.step.bare(*args)
-            return out
 
         def observe(site: str, array: NDArray[Any]) -> None:
             summaries[Site.parse(site)] = Summary.of(array, active=self.active.get(site))
 
-        out = self.step.measured(*args, observe=observe)
-        return out
+        measured = partial(self.step.measured, observe=observe)
+        carry = state.theta, state.rule, dict(state.statistics)
+        carry, out, applied = (measured if due else self.step.bare)(carry, self.data, each)
+        skipped, streak = applied < len(rows), 0 if applied else state.streak
+        if skipped and not due and streak == 0:
+            measured(carry, self.data, tuple(a[applied : applied + 1] for a in each))
+        losses, norms, slopes = (a.tolist() for a in out)
+        total, count = state.losses
+        for loss in losses[:applied]:
+            total += loss
+        records = [
+            Record(step, step // self.per_epoch, loss, lr, False, norm)
+            for step, loss, lr, norm in zip(
+                range(state.step, state.step + len(losses)),
+                losses,
+                each[1].tolist(),
+                norms,
+                strict=False,
+            )
+        ]
+        if summaries or skipped:
+            told: dict[str, Any] = {"skipped": skipped, "summaries": summaries}
+            if due and applied:
+                after = self.step.loss(carry[0], state.statistics, self.data, rows[0], each[2][0])
+                told |= {"predicted": slopes[0], "actual": float(after) - losses[0]}
+            records[-1] = dataclasses.replace(records[-1], **told)
+        return records, dataclasses.replace(
+            state,
+            step=state.step + len(records),
+            theta=carry[0],
+            rule=carry[1],
+            statistics=carry[2],
+            losses=(total, count + applied),
+            streak=streak + skipped,
+            seconds=time.perf_counter() - self.began,
+        )
+
+    def _rates(self, count: int) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+        """Learning rates and numbers of the next steps."""
+        state, factor = self.state, self.schedule.factor
+        steps = range(state.step, state.step + count)
+        factors = np.array([factor(state.schedule, step) for step in steps])
+        with np.errstate(over="ignore"):  # a rate beyond the dtype is infinite in it: it diverges
+            rates = (self.spec.optimiser.lr * factors).astype(self.spec.dtype)
+        # Noise comes again after 2³² steps.
+        return rates, (np.array(steps) % 2**32).astype(np.uint32)
 
     def _end_epoch(self, record: Record, state: State) -> tuple[Record, State]:
         """Look at the validation part, tell the schedule, and keep the best parameters."""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isograd.backends.numpy import Executable
+from isograd.backends.select import Backend, executable, scan
 from isograd.engine.autodiff import value_and_grad
+from isograd.engine.dispatch import spec_of
 from isograd.engine.functions import concatenate, probe, reshape
 from isograd.engine.functions import sum as total
 from isograd.engine.graph import ArraySpec, Graph
 from isograd.engine.ops import Value
-from isograd.engine.passes import EXACT, WITHOUT_PROBES, optimise
+from isograd.engine.passes import EXACT, TURNED_PRODUCTS, WITHOUT_PROBES, optimise
 from isograd.engine.plan import plan
 from isograd.engine.trace import trace
-from isograd.engine.tree import map_leaves
+from isograd.engine.tree import flatten, map_leaves
 from isograd.nn.model import Model, Noise
 from isograd.optim.rules import Optimiser, global_norm
 
@@ -54,20 +55,25 @@ class Layout:
 
 @dataclass(frozen=True)
 class Step:
-    """A compiled training step for batches of one size.
+    """A compiled training step, in rounds as `isograd.backends.rounds` has them.
+
+    It maps (θ, state, statistics), (inputs, targets) of all rows, and (rows, lr, number) to (θ,
+    state, statistics), (loss, ‖g‖, gᵀΔθ), and a number that is finite if the loss, the norm and
+    what is carried on are. gᵀΔθ is the change of the loss that the step would make if the loss were
+    linear.
 
     Attributes:
         graph: what one step does; with probes.
         measured: runs it, and calls an observer at each probe.
         bare: the same without probes.
-        loss: the loss of a batch, (θ, statistics, inputs, targets, number) to a scalar.
+        loss: the loss of a batch, (θ, statistics, (inputs, targets), rows, number) to a scalar.
         state: the update rule's first state.
     """
 
     graph: Graph
-    measured: Executable
-    bare: Executable
-    loss: Executable
+    measured: Callable[..., Any]
+    bare: Callable[..., Any]
+    loss: Callable[..., Any]
     state: Any
 
 
@@ -77,26 +83,32 @@ def compile_step(
     layout: Layout,
     inputs: ArraySpec,
     targets: ArraySpec,
+    batch_size: int,
     key: NDArray[np.uint32],
+    *,
+    backend: Backend = "numpy",
+    threads: int | None = None,
 ) -> Step:
     """Trace, optimise and plan a training step.
 
-    The step maps (θ, state, statistics, inputs, targets, lr, number) to (θ, state, statistics,
-    loss, ‖g‖, gᵀΔθ); the last is the change of the loss that the step would make if the loss were
-    linear. Its probes see, by site: the input, every value of the forward pass and its cotangent,
-    every parameter W, its gradient dW and its update uW.
+    Its probes see, by site: the input, every value of the forward pass and its cotangent, every
+    parameter W, its gradient dW and its update uW.
 
     Args:
         model: the network.
         rule: the update rule.
         layout: of the model's parameters.
-        inputs, targets: of a batch; the inputs' dtype is that of the parameters.
+        inputs, targets: of all rows; the inputs' dtype is that of the parameters.
+        batch_size: rows of a step, chosen by (batch_size,) int64.
         key: (2,) of the run's randomness; the number of the step, () uint32, is its counter.
+        backend, threads: what runs it, as for `isograd.backends.select.scan`.
     """
 
-    def step(
-        theta: Value, state: Any, statistics: Any, x: Value, y: Value, lr: Value, number: Value
-    ) -> tuple[Any, ...]:
+    def step(carry: Any, fixed: Any, each: Any) -> tuple[Any, ...]:
+        theta, state, statistics = carry
+        rows, lr, number = each
+        x, y = (array[rows] for array in fixed)
+
         def risk(parts: Mapping[str, Value]) -> tuple[Value, Any]:
             seen = {name: probe(array, name, f"d{name}") for name, array in parts.items()}
             return model.train_loss(seen | statistics, x, y, Noise(key, number))
@@ -106,11 +118,13 @@ def compile_step(
         update, state = rule.update(gradient, state, lr, theta)
         for name, part in layout.split(update).items():
             probe(part, f"u{name}")
-        slope = total(gradient * update)
-        return theta + update, state, statistics, value, global_norm(gradient), slope
+        norm, slope = global_norm(gradient), total(gradient * update)
+        carry = theta + update, state, statistics
+        return carry, (value, norm, slope), _finite((value, norm, carry))
 
-    def loss(theta: Value, statistics: Any, x: Value, y: Value, number: Value) -> Value:
+    def loss(theta: Value, statistics: Any, fixed: Any, rows: Value, number: Value) -> Value:
         params = layout.split(theta) | statistics
+        x, y = (array[rows] for array in fixed)
         return model.train_loss(params, x, y, Noise(key, number))[0]
 
     dtype = inputs.dtype
@@ -118,12 +132,29 @@ def compile_step(
     state = map_leaves(lambda s: ArraySpec(np.shape(s), np.asarray(s).dtype), start)
     theta, lr = ArraySpec((layout.size,), dtype), ArraySpec((), dtype)
     statistics = {name: ArraySpec(shape, dtype) for name, shape in model.statistics.items()}
-    number = ArraySpec((), np.dtype(np.uint32))
-    graph = optimise(trace(step, theta, state, statistics, inputs, targets, lr, number)).graph
+    rows, number = ArraySpec((batch_size,), np.int64), ArraySpec((), np.uint32)
+    fixed, each = (inputs, targets), (rows, lr, number)
+    traced = trace(step, (theta, state, statistics), fixed, each)
+    graph = optimise(traced, (*EXACT, TURNED_PRODUCTS, *EXACT)).graph
     bare = optimise(graph, (WITHOUT_PROBES, *EXACT)).graph
-    alone = trace(loss, theta, statistics, inputs, targets, number)
+    alone = trace(loss, theta, statistics, fixed, rows, number)
     alone = optimise(alone, (WITHOUT_PROBES, *EXACT)).graph
-    return Step(*(graph, *(Executable(plan(g)) for g in (graph, bare, alone)), start))
+    return Step(
+        graph=graph,
+        measured=scan(plan(graph), backend, threads=threads),
+        bare=scan(plan(bare), backend, threads=threads),
+        loss=executable(plan(alone), backend, threads=threads),
+        state=start,
+    )
+
+
+def _finite(tree: Any) -> Value:
+    """0 if all numbers of a tree are finite, else NaN: 0 times infinity is that."""
+    leaves = [leaf for leaf in flatten(tree)[0] if spec_of(leaf).differentiable]
+    out = total(leaves[0] * 0.0)
+    for leaf in leaves[1:]:
+        out = out + total(leaf * 0.0)
+    return out
 
 
 def parameters(layout: Layout, theta: NDArray[Any]) -> dict[str, NDArray[Any]]:
