@@ -95,6 +95,18 @@ def test_the_error_of_a_sum_does_not_grow_with_its_length(
 
 
 @each_float
+def test_the_error_of_a_sum_within_a_loop_does_not_grow_either(
+    dtype: str, rng: np.random.Generator
+) -> None:
+    """Chains of 32, and at most 64 lanes: 40·u·Σ|x|."""
+    x = (rng.standard_normal(200_003) * np.exp(8 * rng.random(200_003))).astype(dtype)
+    program = Native(plan(isograd.trace(lambda x: F.sum(-x), x)))
+    assert [type(work.kernel).__name__ for work in program.program.items] == ["Fused"]
+    error = math.fsum([*x.astype(np.float64), float(program(x))])
+    assert abs(error) <= 40 * np.finfo(dtype).eps / 2 * math.fsum(np.abs(x.astype(np.float64)))
+
+
+@each_float
 def test_sums_of_special_values(dtype: str) -> None:
     inf, nan, largest = np.inf, np.nan, float(np.finfo(dtype).max)
     for length in (4, 700):

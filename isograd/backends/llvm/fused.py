@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from isograd.backends.llvm.elements import (
 from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset, type_of
 from isograd.backends.llvm.lanes import Floats
 from isograd.backends.llvm.maths import apply, maximum
+from isograd.backends.llvm.partial import across
+from isograd.backends.llvm.reductions import Total
 from isograd.backends.llvm.views import Ints, nest
 from isograd.engine.ops import Op
 
 Step = tuple[Op, Ints, str]
 
-_BLOCK = 4096  # elements summed before their sum is added to the whole: bounds the rounding
+_CHAIN = 32  # vectors added before their sum is added to the whole, which has two words
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Fused:
             else:
                 with loops(b, over.lengths[:-1]) as counters:
                     length = over.lengths[-1]
-                    block = _BLOCK if self.folds and length > _BLOCK else length
+                    block = min(_CHAIN * lanes, length) if self.folds else length
                     with loop(b, 0, length // block) as i:
                         along(counters, b.mul(i, i64(block)), block)
                     if length % block:
@@ -136,8 +139,10 @@ class Fold:
         operand = Operand("float64" if kind == ir.DoubleType() else "float32", (), ())
         first = -math.inf if op is Op.REDUCE_MAX else 0.0
         self.slots = {n: variable(b, operand, n, first) for n in {1, lanes}}
-        self.wholes = {n: variable(b, operand, n, first) for n in {1, lanes}}
         self.firsts = {n: constant(operand, n, first) for n in self.slots}
+        self.wholes = {
+            n: Total(b, Floats(b, word), self.join, op is Op.SUM) for n, word in self.firsts.items()
+        }
 
     def add(self, x: Floats, n: int) -> None:
         """n lanes more."""
@@ -146,23 +151,13 @@ class Fold:
     def flush(self) -> None:
         """The end of a block."""
         for n, slot in self.slots.items():
-            self._gather(self.wholes[n], Floats(self.b, self.b.load(slot)))
+            self.wholes[n].add(Floats(self.b, self.b.load(slot)))
             self.b.store(self.firsts[n], slot)
 
     def value(self) -> Floats:
         """Of all: lanes are joined in pairs, then pairs of pairs."""
-        b = self.b
-        total = Floats(b, b.load(self.wholes[1]))
-        if self.lanes > 1:
-            vector = b.load(self.wholes[self.lanes])
-            parts = [
-                Floats(b, b.extract_element(vector, ir.Constant(ir.IntType(32), lane)))
-                for lane in range(self.lanes)
-            ]
-            while len(parts) > 1:
-                parts = [self.join(x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
-            total = self.join(total, parts[0])
-        return total
+        totals = [across(whole.value(), self.join) for whole in self.wholes.values()]
+        return reduce(self.join, totals)
 
     def _gather(self, slot: Any, x: Floats) -> None:
         old = Floats(self.b, self.b.load(slot))

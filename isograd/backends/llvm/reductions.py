@@ -244,7 +244,7 @@ def gathered(
         with loops(b, tuple(outer)) as counters:
             walk(counters, i64(0), length)
         return joined()
-    totals = [_Total(b, start) for start in starts]
+    totals = [Total(b, start, join, rounded) for start in starts]
 
     def folded(counters: list[Any], low: Any, count: int) -> None:
         clear()
@@ -262,34 +262,43 @@ def gathered(
     return [total.value() for total in totals]
 
 
-class _Total:
-    """A sum in two words, where it rounds."""
+class Total:
+    """What parts are joined to, one after the other; a sum of numbers in two words.
 
-    def __init__(self, b: Any, start: Any) -> None:
-        self.b, self.kind = b, type(start)
-        self.slots = [_slot(b, start)]
-        b.store(start.value, self.slots[0])
-        if self.kind is Floats:
-            self.slots.append(_slot(b, start))
-            b.store(start.like(0.0).value, self.slots[1])
+    Args:
+        b: the builder.
+        start: what it starts from.
+        join: of two values.
+        rounded: whether `join` adds and rounds.
+    """
 
-    def _words(self) -> list[Any]:
-        return [self.kind(self.b, self.b.load(slot)) for slot in self.slots]
+    def __init__(self, b: Any, start: Any, join: Callable[[Any, Any], Any], rounded: bool) -> None:
+        self.b, self.join, self._start = b, join, start
+        self._slot = _slot(b, start)
+        b.store(start.value, self._slot)
+        self._lost = _slot(b, start) if rounded and isinstance(start, Floats) else None
+        if self._lost is not None:
+            b.store(start.like(0.0).value, self._lost)
+
+    def _load(self, slot: Any) -> Any:
+        return type(self._start)(self.b, self.b.load(slot))
 
     def add(self, part: Any) -> None:
         """One part more."""
-        first, *low = self._words()
-        if low:
-            first, lost = two_sum(first, part)
-            self.b.store((low[0] + lost).value, self.slots[1])
+        total = self._load(self._slot)
+        if self._lost is None:
+            total = self.join(total, part)
         else:
-            first = first + part
-        self.b.store(first.value, self.slots[0])
+            total, lost = two_sum(total, part)
+            self.b.store((self._load(self._lost) + lost).value, self._lost)
+        self.b.store(total.value, self._slot)
 
     def value(self) -> Any:
-        """The sum, rounded; where it is not finite, the second word is not a number."""
-        first, *low = self._words()
-        return select(abs(first) < math.inf, first + low[0], first) if low else first
+        """Of all parts; where a sum is not finite, what it lost is not a number."""
+        total = self._load(self._slot)
+        if self._lost is None:
+            return total
+        return select(abs(total) < math.inf, total + self._load(self._lost), total)
 
 
 def _slot(b: Any, like: Any) -> Any:
