@@ -8,18 +8,18 @@ import mmap
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from isograd.backends.llvm.blas import Product, product
 from isograd.backends.llvm.elements import Operand
 from isograd.backends.llvm.fused import Fused
 from isograd.backends.llvm.gemm import Gemm, gemm
-from isograd.backends.llvm.jit import Code, vector_bytes
+from isograd.backends.llvm.jit import Codes, vector_bytes
 from isograd.backends.llvm.views import View
 from isograd.engine.graph import ArraySpec, Var
 from isograd.engine.ops import Op
@@ -78,17 +78,27 @@ def operand(x: Array) -> Operand:
     return Operand(x.dtype.name, x.shape, view(x).strides)
 
 
+@dataclass(frozen=True)
+class Narrow:
+    """A kernel for vectors of another width than the host's."""
+
+    kernel: Any
+    width: int
+
+    def build(self, module: Any, name: str, width: int) -> None:
+        self.kernel.build(module, name, self.width)
+
+
 def run(kernel: Any, arrays: list[Array], width: int = 0) -> None:
-    """Compile a kernel and call it once."""
-    module = ir.Module("test")
-    kernel.build(module, "f", width or vector_bytes())
-    code = Code(module)
+    """Compile a kernel, for vectors of so many bytes, and call it once."""
+    wanted = Narrow(kernel, width) if width else kernel
+    address = Codes(None).addresses([wanted])[wanted]
     scratch = getattr(kernel, "scratch", 0)
     if scratch:
         # Rubbish in scratch must not reach the result.
         arrays = [*arrays, fenced(np.full(-(-scratch // 64) * 64, 0xFF, np.uint8), True)]
     table = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("f"))(table)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(table)
 
 
 def factors(m: int, k: int, n: int, dtype: str, how: str, at_end: bool) -> tuple[Array, Array]:
@@ -145,6 +155,16 @@ def test_products(how: str, dtype: str) -> None:
         kernel = own(a, b)
         run(kernel, [a, b, c])
         close(c, a, b)
+
+
+@pytest.mark.parametrize("how", ORIENTATIONS)
+def test_rows_far_apart(how: str) -> None:
+    """A B too large for caches, of which each strip is copied."""
+    a, b = factors(33, 1030, 1021, "float32", how, True)
+    c = result(33, 1021, "float32", True)
+    run(own(a, b), [a, b, c])
+    want, size = a.astype(float) @ b.astype(float), np.abs(a) @ np.abs(b)
+    assert np.all(np.abs(c - want) <= bound(1030, "float32") * size)
 
 
 @pytest.mark.slow
@@ -291,6 +311,8 @@ def test_what_there_is_no_kernel_for() -> None:
     assert gemm("int64", view(a), view(b), None) is None
     assert gemm("float64", view(a[:, :0]), view(b[:0]), None) is None
     assert gemm("float64", view(a[:, ::2]), view(b[::2, ::2]), None) is None
+    far = np.zeros((1024, 1024)).T
+    assert isinstance(gemm("float64", view(far), view(far), None), Product)
     total = Fused((plain,), (plain,), (), (0,), (), ((Op.SUM, 0),))
     inside = Fused((plain,), (plain,), (), (0,), (0,))
     across = Fused((plain,), (Operand("float64", (4, 8), (1, 4)),), (), (0,))

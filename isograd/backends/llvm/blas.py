@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 
 from isograd.backends.llvm.ir import I8, kernel, type_of
 from isograd.backends.llvm.views import View
@@ -35,8 +35,6 @@ class Product:
 
     def build(self, module: Any, name: str, width: int) -> None:
         """Append the kernel to a module: Cᵀ = Bᵀ Aᵀ, as BLAS counts by columns."""
-        for symbol, address in symbols().items():
-            binding.add_symbol(symbol, address)
         element = type_of(np.dtype(self.dtype))
 
         def constant(kind: Any, value: Any) -> Any:
