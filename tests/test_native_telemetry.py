@@ -176,7 +176,6 @@ def test_layouts(dtype: str, check: Any, rng: np.random.Generator) -> None:
     views = [x.T, x[:, 3:30], x[::2, ::3], x[::-1], x[:, ::-1], x[:, 4], y.transpose(2, 0, 1)]
     views += [np.broadcast_to(row, (9, 35)), np.broadcast_to(column, (24, 9)), x[5:6], x[:, :1]]
     for view in views:
-        check(view)
         check(view, (-0.5, 0.5))
 
 

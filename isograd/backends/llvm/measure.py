@@ -163,15 +163,31 @@ def _fast(walk: Walk, active: Interval, record: _Record) -> Any:
 
     lowest, highest = _double(fold(low.get(), least)), _double(fold(high.get(), largest))
     shift, square = (fold(total.get(), plus) * (1 / n) for total in sums)
-    constant = square.eq(0.0) & lowest.eq(highest)
+    mean, std, right = _from_deviations(first, scale, shift, square, lowest.eq(highest))
+    mean, std = _bounded(mean, std, lowest, highest)
+    record.write(count=Integers(b, i64(n)), mean=mean, std=std, min=lowest, max=highest)
+    record.write(zeros=zeros.get(), nonfinite=Integers(b, i64(0)), saturated=outside.get())
+    return right.value
+
+
+def _from_deviations(
+    first: Floats, scale: Floats, shift: Floats, square: Floats, flat: Mask
+) -> tuple[Floats, Floats, Mask]:
+    """Mean and standard deviation, and whether they are right.
+
+    Args:
+        first: the first element.
+        scale: of the deviations from it.
+        shift: their mean, in float64; NaN or infinite if one of them is.
+        square: the mean of their squares, likewise.
+        flat: whether all that is not NaN is equal.
+    """
+    constant = square.eq(0.0) & flat
     squares_kept = (square < math.inf) & (square > 1024 * first.format.tiny)
     near = shift * shift * (1 + _FAR**2) <= square * _FAR**2
     std = sqrt(select(near, square - shift * shift, 0.0)) / _double(scale)
     mean = (_double(first * scale) + shift) / _double(scale)
-    mean, std = _bounded(mean, std, lowest, highest)
-    record.write(count=Integers(b, i64(n)), mean=mean, std=std, min=lowest, max=highest)
-    record.write(zeros=zeros.get(), nonfinite=Integers(b, i64(0)), saturated=outside.get())
-    return (constant | (squares_kept & near)).value
+    return mean, std, constant | (squares_kept & near)
 
 
 def _scale(x: Floats) -> Floats:
