@@ -586,6 +586,7 @@ def test_without_llvmlite() -> None:
     [
         ("llvmlite.__version__", "0.44.0", "0.44.0 is too old"),
         ("llvmlite.binding.check_jit_execution", OSError(13, "not permitted"), "not permitted"),
+        ("llvmlite.binding.get_host_cpu_features", RuntimeError("no features"), "no features"),
         ("llvmlite.binding.Target.from_default_triple", RuntimeError("no target"), "no target"),
     ],
 )

@@ -66,6 +66,7 @@ def available() -> str | None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         llvm.Target.from_default_triple()
+        llvm.get_host_cpu_features()
         llvm.check_jit_execution()
     except (RuntimeError, OSError) as error:
         return f"LLVM cannot make code for this host: {error}"
