@@ -42,6 +42,7 @@ ENGINE = (
     "placement",
     "shard",
     "plan",
+    "recompute",
 )
 FREE = ("__init__", "__main__", "_version")
 

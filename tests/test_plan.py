@@ -197,6 +197,34 @@ def test_a_reshape_of_what_does_not_lie_in_order_has_memory_of_its_own() -> None
     assert reshape.output not in p.buffers
 
 
+def test_parts_of_a_vector_are_views_in_any_shape() -> None:
+    def f(x: Any) -> Any:
+        a = F.exp(x)
+        return F.reshape(a[2:8], (2, 3)) + 1.0, F.reshape(F.reshape(a, (3, 4))[:2], -1) + 1.0
+
+    p = plan(isograd.trace(f, ArraySpec((12,))))
+    assert not any(e.output in p.buffers for e in p.graph.eqns if e.op in (Op.RESHAPE, Op.SLICE))
+    for key in ((slice(None), slice(0, 2)), slice(None, None, 2)):
+        p = plan(isograd.trace(lambda x, key=key: F.reshape(x[key], -1) + 1.0, ArraySpec((4, 3))))
+        assert any(e.output in p.buffers for e in p.graph.eqns if e.op is Op.RESHAPE)
+
+
+def test_equations_wait_for_what_they_are_told_to(rng: np.random.Generator) -> None:
+    moved = 0
+    for graph in graphs():
+        after: dict[Var, Var] = {}
+        for _ in range(4 if len(graph.eqns) > 1 else 0):
+            early, late = sorted(rng.choice(len(graph.eqns), 2, replace=False))
+            after[graph.eqns[late].output] = graph.eqns[early].output
+        p, free = plan(graph, None, after), plan(graph)
+        for faults in FAULTS:
+            assert not list(faults(p))
+        step, before = ({e.output: i for i, e in enumerate(q.graph.eqns)} for q in (p, free))
+        assert all(step[gate] < step[var] for var, gate in after.items())
+        moved += any(before[gate] > before[var] for var, gate in after.items())
+    assert moved > 20
+
+
 def test_sharing_never_goes_below_the_peak() -> None:
     for graph in graphs():
         p = plan(graph)

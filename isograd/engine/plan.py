@@ -14,7 +14,7 @@ from isograd.engine.ops import RULES, Op
 
 # Their output can share the memory of their input; a reshape only that of one which lies in order.
 VIEWS = frozenset({Op.RESHAPE, Op.TRANSPOSE, Op.BROADCAST, Op.SLICE, Op.STOP_GRADIENT, Op.PROBE})
-_SCATTERING = frozenset({Op.TRANSPOSE, Op.BROADCAST, Op.SLICE})
+_SCATTERING = frozenset({Op.TRANSPOSE, Op.BROADCAST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +85,25 @@ class Plan:
         )
 
 
-def plan(graph: Graph, labels: Mapping[Var, int] | None = None) -> Plan:
+def plan(
+    graph: Graph,
+    labels: Mapping[Var, int] | None = None,
+    after: Mapping[Var, Var] | None = None,
+) -> Plan:
     """Order, fusion groups and buffer lifetimes of a graph.
 
     Args:
         graph: what is to be run.
         labels: which part of the work equations belong to, by their outputs; parts run one after
             another, or at once where they do not wait for each other.
+        after: by its output, what an equation waits for though it does not read it: a variable that
+            an earlier equation of the graph makes.
 
     Raises:
         GraphError: if the graph is not valid.
     """
     check(graph)
-    eqns, groups, keys = _fuse(graph, labels or {})
+    eqns, groups, keys = _fuse(graph, labels or {}, after or {})
     ordered = Graph(
         graph.inputs, graph.constants, eqns, graph.outputs, graph.in_tree, graph.out_tree
     )
@@ -120,7 +126,7 @@ _Key = tuple[int, int, int, bool, tuple[int, ...]]  # stage, label, height, fusi
 
 
 def _fuse(
-    graph: Graph, labels: Mapping[Var, int]
+    graph: Graph, labels: Mapping[Var, int], after: Mapping[Var, Var]
 ) -> tuple[tuple[Eqn, ...], tuple[tuple[int, int], ...], tuple[_Key, ...]]:
     """Put elementwise equations of one shape and label that feed each other next to each other.
 
@@ -128,7 +134,8 @@ def _fuse(
     end: at a primitive that is not elementwise, or where shape or label changes. A path that leaves
     a group climbs, and heights never fall along a path, so equations of one height and shape form
     no cycle with the rest and a stable sort by height is an order in which they can run. Stages
-    climb likewise wherever the label changes, so the equations of a label can stand together.
+    climb likewise wherever the label changes, so the equations of a label can stand together. What
+    an equation waits for lies below it as if it were read, and outside of its group.
     """
     height: dict[Var, int] = dict.fromkeys((*graph.inputs, *graph.constants), 0)
     stage: dict[Var, int] = {}
@@ -145,10 +152,14 @@ def _fuse(
             together = fusible and elementwise[v] and v.spec.shape == shape and same
             h = max(h, height[v] + (not together))
             s = max(s, stage.get(v, 0) + (not same))
+        if eqn.output in after:
+            v = after[eqn.output]
+            h = max(h, height[v] + 1)
+            s = max(s, stage.get(v, 0) + (label.get(v, mine) != mine))
         height[eqn.output], stage[eqn.output], label[eqn.output] = h, s, mine
         elementwise[eqn.output] = fusible
         keys.append((s, mine, h, fusible, shape))
-    _sink(graph, keys)
+    _sink(graph, keys, after)
     order = sorted(range(len(keys)), key=lambda i: keys[i])
     groups: list[tuple[int, int]] = []
     for position, i in enumerate(order):
@@ -160,7 +171,7 @@ def _fuse(
     return tuple(graph.eqns[i] for i in order), tuple(groups), group_keys
 
 
-def _sink(graph: Graph, keys: list[_Key]) -> None:
+def _sink(graph: Graph, keys: list[_Key], after: Mapping[Var, Var]) -> None:
     """Let elementwise equations wait for the one group that reads them, if it can take them in.
 
     What they read is there by then, and nothing else misses them; their result needs no memory.
@@ -173,7 +184,7 @@ def _sink(graph: Graph, keys: list[_Key]) -> None:
             (reader,) = readers
             if reader[1] == label and reader[3:] == (True, shape):
                 keys[i] = reader
-        for v in eqn.inputs:
+        for v in (*eqn.inputs, *([after[eqn.output]] if eqn.output in after else [])):
             wanted.setdefault(v, set()).add(keys[i])
 
 
@@ -189,20 +200,35 @@ def _last_reads(graph: Graph) -> dict[Var, int]:
     return last
 
 
-def _allocate(graph: Graph, last_read: dict[Var, int]) -> dict[Var, Buffer]:
-    """Give each root variable storage, reusing what is free (linear scan)."""
+def roots(graph: Graph) -> dict[Var, Var]:
+    """Whose memory each output of an equation lies in: its own, or that of what it shows."""
     root: dict[Var, Var] = {}
-    first: dict[Var, int] = {}
-    last: dict[Var, int] = {}
     scattered: set[Var] = set()  # views whose elements do not lie side by side in order
-    for step, eqn in enumerate(graph.eqns):
+    for eqn in graph.eqns:
         out = eqn.output
         disorder = any(v in scattered for v in eqn.inputs[:1])
         view = eqn.op in VIEWS and not (eqn.op is Op.RESHAPE and disorder)
-        if eqn.op in _SCATTERING or (view and disorder):
+        if eqn.op in _SCATTERING or _skips(eqn) or (view and disorder):
             scattered.add(out)
-        base = root.get(eqn.inputs[0], eqn.inputs[0]) if view else out
-        root[out] = base
+        root[out] = root.get(eqn.inputs[0], eqn.inputs[0]) if view else out
+    return root
+
+
+def _skips(eqn: Eqn) -> bool:
+    """Whether it is a slice that leaves out elements between those that it takes."""
+    if eqn.op is not Op.SLICE:
+        return False
+    taken, shape = eqn.output.spec.shape, eqn.inputs[0].spec.shape
+    first = next((k for k, n in enumerate(taken) if n != 1), len(taken))
+    spread = taken[first + 1 :] != shape[first + 1 :]
+    return spread or any(k != 1 for k in eqn.params["step"])
+
+
+def _allocate(graph: Graph, last_read: dict[Var, int]) -> dict[Var, Buffer]:
+    """Give each root variable storage, reusing what is free (linear scan)."""
+    first: dict[Var, int] = {}
+    last: dict[Var, int] = {}
+    for step, (out, base) in enumerate(roots(graph).items()):
         if base is out:
             first[out] = step
         if base in first:
