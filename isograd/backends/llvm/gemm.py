@@ -169,6 +169,9 @@ class Gemm:
 
 # --- how C is divided
 
+Vectors = tuple[tuple[int, int, int], ...]
+"""(column, lanes, lanes in use) of the vectors of a row of C."""
+
 
 @dataclass(frozen=True, slots=True)
 class Strip:
@@ -189,13 +192,13 @@ class Strip:
     heights: tuple[tuple[int, int, int], ...]
 
     @property
-    def vectors(self) -> list[tuple[int, int, int]]:
-        """(column, lanes, lanes in use) of the vectors of a row; the last may be narrower."""
+    def vectors(self) -> Vectors:
+        """Of a row; the last may be narrower."""
         parts = []
         for at in range(0, self.columns, self.lanes):
             live = min(self.lanes, self.columns - at)
             parts.append((at, min(self.lanes, max(2, 1 << (live - 1).bit_length())), live))
-        return parts
+        return tuple(parts)
 
 
 def strips(gemm: Gemm, width: int, registers: int) -> Iterator[Strip]:
@@ -251,7 +254,7 @@ def _tiles(
         with loop(b, low, high, height) as row:
             corner = b.gep(a, [b.mul(row, i64(gemm.left[0]))])
             sums = _tile(b, gemm, strip, corner, (rows, step), height)
-            follow.tile(sums, strip, row, start)
+            follow.tile(sums, strip.vectors, row, start)
 
 
 def _tile(
@@ -292,7 +295,7 @@ def _dots(b: Any, gemm: Gemm, width: int, pointers: tuple[Any, Any], follow: _Ep
             columns = b.gep(pointers[1], [b.mul(j, i64(gemm.right[1]))])
             sums = _columns(b, gemm, pointers[0], columns, lanes, live)
             sums += [ir.Constant(sums[0].type, None)] * (together - live)
-            follow.vector(sums_of_lanes(b, sums), follow.corners(i64(0), j), i64(0), i64(0), live)
+            follow.tile([[sums_of_lanes(b, sums)]], ((0, together, live),), i64(0), j)
 
 
 def _columns(b: Any, gemm: Gemm, a: Any, columns: Any, lanes: int, count: int) -> list[Any]:
@@ -330,46 +333,59 @@ class _Epilogue:
         self.b, self.fused = b, fused
         self.operands = list(zip((*fused.reads[1:], *fused.writes), pointers, strict=True))
 
-    def corners(self, row: Any, column: Any) -> list[Any]:
-        """Where the operands have an element."""
-        places = []
+    def tile(self, sums: list[list[Any]], vectors: Vectors, row: Any, column: Any) -> None:
+        """A tile of C, whose first element is in so many a row and column."""
+        b = self.b
+        corners = []
         for operand, pointer in self.operands:
             down, across = operand.strides
-            index = _times(self.b, row, down)
-            index = _plus(self.b, index, column) if across else index
-            places.append(self.b.gep(pointer, [index]))
-        return places
-
-    def tile(self, sums: list[list[Any]], strip: Strip, row: Any, column: Any) -> None:
-        """A tile: in registers if the steps are few, else over a copy in memory."""
-        b, vectors, corners = self.b, strip.vectors, self.corners(row, column)
+            index = b.mul(row, i64(down))
+            corners.append(b.gep(pointer, [b.add(index, column) if across else index]))
         if _short(self.fused.steps):
             for r, values in enumerate(sums):
                 for value, (at, _, live) in zip(values, vectors, strict=True):
-                    self.vector(value, corners, i64(r), i64(at), live)
+                    self._vector(b, value, corners, i64(r), i64(at), live)
             return
-        kind = ir.VectorType(sums[0][0].type.element, strip.lanes)
         with b.goto_entry_block():
-            tile = b.alloca(ir.ArrayType(kind, len(vectors)), len(sums))
+            tile = b.alloca(ir.ArrayType(sums[0][0].type, len(vectors)), len(sums))
         for r, values in enumerate(sums):
             for v, value in enumerate(values):
                 place = b.gep(tile, [i64(r), i64(v)])
                 b.store(value, b.bitcast(place, value.type.as_pointer()))
-        whole = strip.columns // strip.lanes
-        with loop(b, 0, len(sums)) as r:
+        args = [tile, *corners]
+        b.call(self._function(vectors, len(sums), [arg.type for arg in args]), args)
+
+    def _function(self, vectors: Vectors, height: int, types: list[Any]) -> Any:
+        """The steps on a tile in memory.
+
+        A function of its own, as LLVM would hold their constants in registers while C is summed.
+        """
+        module = self.b.module
+        name = module.get_unique_name(self.b.function.name + ".tile")
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        tile, *corners = function.args
+        b = ir.IRBuilder(function.append_basic_block("entry"))
+        lanes = vectors[0][1]
+        whole = sum(live == lanes for *_, live in vectors)
+        with loop(b, 0, height) as r:
             if whole:
                 with loop(b, 0, whole) as v:
                     value = b.load(b.gep(tile, [r, v]))
-                    self.vector(value, corners, r, b.mul(v, i64(strip.lanes)), strip.lanes)
-            for at, _, live in vectors[whole:]:
-                place = b.gep(tile, [r, i64(whole)])
-                value = b.load(b.bitcast(place, sums[0][whole].type.as_pointer()))
-                self.vector(value, corners, r, i64(at), live)
+                    self._vector(b, value, corners, r, b.mul(v, i64(lanes)), lanes)
+            for at, narrow, live in vectors[whole:]:
+                kind = ir.VectorType(tile.type.pointee.element.element, narrow)
+                place = b.bitcast(b.gep(tile, [r, i64(whole)]), kind.as_pointer())
+                self._vector(b, b.load(place), corners, r, i64(at), live)
+        b.ret_void()
+        return function
 
-    def vector(self, value: Any, corners: list[Any], row: Any, column: Any, live: int) -> None:
+    def _vector(
+        self, b: Any, value: Any, corners: list[Any], row: Any, column: Any, live: int
+    ) -> None:
         """A vector of C, so far from the corners."""
-        b, reads = self.b, self.fused.reads[1:]
-        lanes = value.type.count
+        reads, lanes = self.fused.reads[1:], value.type.count
         places = []
         for corner, (operand, _) in zip(corners, self.operands, strict=True):
             index = _times(b, row, operand.strides[0])
@@ -399,7 +415,7 @@ def _read(b: Any, place: Any, operand: Operand, lanes: int, live: int) -> Any:
 
 def _short(steps: tuple[Step, ...]) -> bool:
     """Whether steps are few instructions, so that repeating them costs little code."""
-    return len(steps) <= 4 and all(op in _CHEAP for op, *_ in steps)
+    return len(steps) <= 2 and all(op in _CHEAP for op, *_ in steps)
 
 
 _CHEAP = {
