@@ -327,13 +327,13 @@ def _own(left: Any, right: Any, threads: int) -> Callable[[], Any] | None:
 
     Operands that lie transposed are given as they lie, and transposed in the graph.
     """
-    from isograd.backends.select import scan, unavailable
+    from isograd.backends.llvm.jit import available
+    from isograd.backends.select import scan
     from isograd.engine.functions import matmul, transpose
     from isograd.engine.graph import ArraySpec
-    from isograd.engine.plan import plan
     from isograd.engine.trace import trace
 
-    if unavailable() is not None:
+    if available() is not None:
         return None
     turned = [not a.flags.c_contiguous for a in (left, right)]
     fixed = tuple(a.T if t else a for a, t in zip((left, right), turned, strict=True))
@@ -345,7 +345,7 @@ def _own(left: Any, right: Any, threads: int) -> Callable[[], Any] | None:
     out = np.zeros((len(left), right.shape[1]), np.float32)
     specs = [ArraySpec(a.shape, a.dtype) for a in (out, *fixed)]
     graph = trace(step, specs[0], tuple(specs[1:]), ArraySpec((), np.float32))
-    run = scan(plan(graph), "native", threads=threads)
+    run = scan(graph, "native")
     go = np.zeros(OWN_ROUNDS, np.float32)
     return lambda: run(out, fixed, go)
 

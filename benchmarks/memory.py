@@ -27,7 +27,7 @@ from networks import Problem, row_of
 from race import progress, save
 
 ROWS = "1,3,5,20x512x512x1"
-BACKENDS = ("native", "numpy")
+WAYS = ("native", "native, recomputed", "numpy", "numpy, recomputed")
 
 
 def resident() -> tuple[int, int]:
@@ -45,21 +45,35 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def measure(row: str, backend: str) -> dict[str, Any]:
-    """In this process: the plan's figures and the growth."""
+def measure(row: str, way: str) -> dict[str, Any]:
+    """In this process: the plan's figures and the growth.
+
+    Recomputed: what the backward pass reads is computed again where less is then alive at once.
+    """
     import gc
 
     from peers.own import compiled, each_of
 
+    from isograd.backends.select import choose, scan
+    from isograd.engine.passes import EXACT, WITHOUT_PROBES, optimise
+    from isograd.engine.plan import plan as planned
+    from isograd.engine.recompute import recompute
+
+    backend, _, recomputed = way.partition(", ")
     problem = Problem(row_of(row))
     step, _, theta = compiled(problem, backend)
-    plan = step.bare.plan  # type: ignore[attr-defined]
+    run: Any = step.bare
+    if recomputed:
+        new = recompute(optimise(step.graph, (WITHOUT_PROBES, *EXACT)).graph)
+        plan = planned(new.graph, new.labels, new.after)
+        run = scan(plan, choose(backend), threads=problem.row.threads)
+    plan = run.plan
     carry, fixed = (theta, step.state, {}), (problem.inputs, problem.targets)
     each = each_of(problem.row, 0)
     gc.collect()
     forget_peak()
     before, _ = resident()
-    step.bare(carry, fixed, each)
+    run(carry, fixed, each)
     _, peak = resident()
     return {
         "storage": plan.storage_bytes,
@@ -70,9 +84,9 @@ def measure(row: str, backend: str) -> dict[str, Any]:
     }
 
 
-def in_process(row: str, backend: str) -> dict[str, Any]:
+def in_process(row: str, way: str) -> dict[str, Any]:
     """`measure` in a process of its own; {"why": ...} where it fails."""
-    command = [sys.executable, __file__, "--one", row, "--backend", backend]
+    command = [sys.executable, __file__, "--one", row, "--way", way]
     with tempfile.TemporaryDirectory() as caches:
         env = environment(row_of(row).threads, caches)
         # Larger arrays get pages of their own, which are given back when they are freed.
@@ -90,20 +104,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", default=ROWS)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--backend", choices=BACKENDS, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
         if pinned := cores(row_of(options.one).threads):
             os.sched_setaffinity(0, pinned)
-        print(json.dumps(measure(options.one, options.backend)))
+        print(json.dumps(measure(options.one, options.way)))
         return 0
     about, lines, answers, failed = machine(), [], [], False
     for row in options.rows.split(","):
-        for backend in BACKENDS:
-            progress(f"{row_of(row).name}, {backend}")
-            found = in_process(row, backend)
-            answers.append({"row": row, "backend": backend} | found)
-            start = [row_of(row).name, backend]
+        for way in WAYS:
+            progress(f"{row_of(row).name}, {way}")
+            found = in_process(row, way)
+            answers.append({"row": row, "way": way} | found)
+            start = [row_of(row).name, way]
             if "why" in found:
                 failed = True
                 lines.append([*start, found["why"], "", "", "", ""])

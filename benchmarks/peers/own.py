@@ -10,7 +10,7 @@ import numpy as np
 from common import Steps, Unavailable
 from networks import BETA1, BETA2, EPS, LR, Problem, Row
 
-from isograd.backends.select import unavailable
+from isograd.backends.llvm.jit import available
 from isograd.engine.graph import ArraySpec
 from isograd.nn import (
     Activation,
@@ -25,7 +25,6 @@ from isograd.nn import (
 )
 from isograd.nn.model import Model, build
 from isograd.optim.rules import optimiser
-from isograd.telemetry.summary import Summary
 from isograd.training.step import Layout, Step, compile_step
 
 
@@ -79,12 +78,12 @@ def make(problem: Problem, setting: str) -> Steps:
         Unavailable: if no native code can be made here.
     """
     backend, _, extra = setting.partition("+")
-    if backend == "native" and (reason := unavailable()) is not None:
+    if backend == "native" and (reason := available()) is not None:
         raise Unavailable(reason)
     start = time.perf_counter()
-    step, model, theta = compiled(problem, backend)
+    step, _, theta = compiled(problem, backend)
     stages = {"trace and compile": time.perf_counter() - start}
-    run = step.bare if extra != "telemetry" else _measured(step, model)
+    run = step.bare if extra != "telemetry" else _measured(step)
     row, at = problem.row, 0
     carry = theta, step.state, {}
     fixed = problem.inputs, problem.targets
@@ -98,7 +97,7 @@ def make(problem: Problem, setting: str) -> Steps:
         out: Sequence[Any] = losses
         return out
 
-    facts = {"interpreted equations": len(getattr(run, "fallbacks", ()))}
+    facts = {"interpreted primitives": len(getattr(run, "fallbacks", ()))}
     return Steps(row.steps_per_call, call, stages, facts)
 
 
@@ -109,15 +108,11 @@ def each_of(row: Row, at: int) -> tuple[Any, Any, Any]:
     return rows, np.full(len(numbers), LR, np.float32), numbers.astype(np.uint32)
 
 
-def _measured(step: Step, model: Model) -> Any:
+def _measured(step: Step) -> Any:
     """Steps with a summary of each site at each step."""
 
     def run(carry: Any, fixed: Any, each: Any) -> Any:
-        summaries: dict[str, Summary] = {}
-
-        def observe(site: str, array: Any) -> None:
-            summaries[site] = Summary.of(array, active=model.active.get(site))
-
-        return step.measured(carry, fixed, each, observe=observe)
+        carry, out, applied, _ = step.measured(carry, fixed, each)
+        return carry, out, applied
 
     return run
