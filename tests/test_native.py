@@ -93,8 +93,8 @@ def test_a_training_step(layers: Any, dtype: Any, rng: np.random.Generator) -> N
     statistics = {name: params[name] for name in model.statistics}
     theta = layout.join(params)
     carry, rows = (theta, step.state, statistics), np.arange(19)
-    for run in (step.measured, step.bare):
-        native, reference = Native(run.plan), Executable(run.plan)
+    for measured in (plan(step.graph), step.bare.plan):
+        native, reference = Native(measured), Executable(measured)
         for number in range(2):
             args = carry, (x, y), (rows, dtype(0.01), np.uint32(number))
             (got, ours), (want, theirs) = observed(native, args), observed(reference, args)

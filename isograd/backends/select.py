@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from isograd.backends import numpy as reference
-from isograd.engine.plan import Plan
+from isograd.backends.llvm.jit import available
+from isograd.engine.graph import Graph, Var
+from isograd.engine.plan import plan
 from isograd.errors import IsogradError, nearest
+
+if TYPE_CHECKING:
+    from isograd.backends.llvm.program import Scan
 
 Backend = Literal["native", "numpy"]
 """Machine code made for this machine, or the reference interpreter."""
@@ -34,25 +38,11 @@ def choose(backend: str | None = None) -> Backend:
             fix=nearest(str(name), get_args(Backend)),
         )
     if name == "native":
-        reason = unavailable()
+        reason = available()
         if reason is None:
             return "native"
         _tell(reason)
     return "numpy"
-
-
-@cache
-def unavailable() -> str | None:
-    """Why no machine code can be made here; None where it can."""
-    try:
-        import_module("llvmlite.binding")
-    except (ImportError, OSError) as error:
-        return f"llvmlite cannot be loaded ({error}); `pip install isograd[native]` brings it"
-    for name, make in (("jit", "available"), ("program", "Scan")):
-        if not hasattr(import_module(f"isograd.backends.llvm.{name}"), make):
-            return "steps in rounds have no native code yet"
-    reason: str | None = import_module("isograd.backends.llvm.jit").available()
-    return reason
 
 
 @cache
@@ -61,31 +51,63 @@ def _tell(reason: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
-def executable(plan: Plan, backend: Backend, *, threads: int | None = None) -> Callable[..., Any]:
-    """A plan, ready to be called as `isograd.backends.numpy.Executable` is.
+def executable(graph: Graph, backend: Backend) -> Callable[..., Any]:
+    """A graph, ready to be called as `isograd.backends.numpy.Executable` is; it runs in one thread.
 
     Args:
-        plan: what to run.
+        graph: what to run.
         backend: from `choose`.
-        threads: that it may use; None leaves their number to the backend. The interpreter runs in
-            one, and its matrix products in as many as NumPy's BLAS takes.
     """
     if backend == "numpy":
-        return reference.Executable(plan)
+        return reference.Executable(plan(graph))
     from isograd.backends.llvm.program import Native
 
-    made: Callable[..., Any] = Native(plan)
-    return made
+    return Native(plan(graph))
 
 
-def scan(plan: Plan, backend: Backend, *, threads: int | None = None) -> Callable[..., Any]:
+def scan(
+    graph: Graph,
+    backend: Backend,
+    *,
+    axes: Mapping[Var, int] | None = None,
+    threads: int | None = None,
+) -> Callable[..., Any]:
     """A step in rounds, ready to be called as `isograd.backends.numpy.Scan` is.
 
     Args:
-        plan, backend, threads: as for `executable`.
+        graph: of the step.
+        backend: from `choose`.
+        axes: inputs that are split among threads, and along which axis: the batch.
+        threads: that it may use; None takes one for little work, else one for each core. The
+            interpreter runs in one, and its matrix products in as many as NumPy's BLAS takes.
     """
     if backend == "numpy":
-        return reference.Scan(plan)
-    program: Any = import_module("isograd.backends.llvm.program")
-    made: Callable[..., Any] = program.Scan(plan, threads=threads)
-    return made
+        return reference.Scan(plan(graph))
+    return native_scan(graph, axes=axes, threads=threads)
+
+
+def native_scan(
+    graph: Graph,
+    *,
+    axes: Mapping[Var, int] | None = None,
+    threads: int | None = None,
+    active: Mapping[str, tuple[float, float]] | None = None,
+    full: bool = True,
+    timed: bool = False,
+) -> Scan:
+    """Likewise as machine code, which can measure.
+
+    Args:
+        graph, axes, threads: as for `scan`.
+        active: by site, the interval outside of which values count as saturated: what probes show
+            is measured; None lets observers look at it.
+        full: whether everything that a summary holds is measured, or moments alone.
+        timed: whether to take the time of each kernel.
+    """
+    from isograd.backends.llvm.division import divided
+    from isograd.backends.llvm.program import Scan
+    from isograd.backends.llvm.work import Measuring
+
+    found, count = divided(graph, axes or {}, threads)
+    measuring = None if active is None else Measuring(full, active)
+    return Scan(found, count, timed=timed, measuring=measuring)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -233,6 +232,7 @@ class _Run:
             ArraySpec(y.shape, y.dtype),
             self.start.batch_size,
             self.start.key,
+            active=self.active,
             backend=backend,
             threads=threads,
         )
@@ -273,17 +273,16 @@ class _Run:
         """
         state, due = self.state, self._until_measured() == 0
         each = rows, *self._rates(len(rows))
-        summaries: dict[Site, Summary] = {}
-
-        def observe(site: str, array: NDArray[Any]) -> None:
-            summaries[Site.parse(site)] = Summary.of(array, active=self.active.get(site))
-
-        measured = partial(self.step.measured, observe=observe)
+        summaries: Mapping[Site, Summary] = {}
         carry = state.theta, state.rule, dict(state.statistics)
-        carry, out, applied = (measured if due else self.step.bare)(carry, self.data, each)
+        if due:
+            carry, out, applied, (summaries,) = self.step.measured(carry, self.data, each)
+        else:
+            carry, out, applied = self.step.bare(carry, self.data, each)
         skipped, streak = applied < len(rows), 0 if applied else state.streak
         if skipped and not due and streak == 0:
-            measured(carry, self.data, tuple(a[applied : applied + 1] for a in each))
+            alone = tuple(a[applied : applied + 1] for a in each)
+            *_, (summaries,) = self.step.measured(carry, self.data, alone)
         losses, norms, slopes = (a.tolist() for a in out)
         total, count = state.losses
         for loss in losses[:applied]:

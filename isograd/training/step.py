@@ -18,11 +18,11 @@ from isograd.engine.functions import sum as total
 from isograd.engine.graph import ArraySpec, Graph
 from isograd.engine.ops import Value
 from isograd.engine.passes import EXACT, TURNED_PRODUCTS, WITHOUT_PROBES, optimise
-from isograd.engine.plan import plan
 from isograd.engine.trace import trace
 from isograd.engine.tree import flatten, map_leaves
 from isograd.nn.model import Model, Noise
 from isograd.optim.rules import Optimiser, global_norm
+from isograd.telemetry.measured import Active, measured_scan
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Step:
 
     Attributes:
         graph: what one step does; with probes.
-        measured: runs it, and calls an observer at each probe.
-        bare: the same without probes.
+        measured: runs it, and gives the summaries of each round too.
+        bare: runs it without probes.
         loss: the loss of a batch, (θ, statistics, (inputs, targets), rows, number) to a scalar.
         state: the update rule's first state.
     """
@@ -86,6 +86,7 @@ def compile_step(
     batch_size: int,
     key: NDArray[np.uint32],
     *,
+    active: Active | None = None,
     backend: Backend = "numpy",
     threads: int | None = None,
 ) -> Step:
@@ -101,6 +102,7 @@ def compile_step(
         inputs, targets: of all rows; the inputs' dtype is that of the parameters.
         batch_size: rows of a step, chosen by (batch_size,) int64.
         key: (2,) of the run's randomness; the number of the step, () uint32, is its counter.
+        active: by site, the interval outside of which values count as saturated.
         backend, threads: what runs it, as for `isograd.backends.select.scan`.
     """
 
@@ -139,11 +141,12 @@ def compile_step(
     bare = optimise(graph, (WITHOUT_PROBES, *EXACT)).graph
     alone = trace(loss, theta, statistics, fixed, rows, number)
     alone = optimise(alone, (WITHOUT_PROBES, *EXACT)).graph
+    batch = {graph.inputs[-len(each)]: 0}
     return Step(
         graph=graph,
-        measured=scan(plan(graph), backend, threads=threads),
-        bare=scan(plan(bare), backend, threads=threads),
-        loss=executable(plan(alone), backend, threads=threads),
+        measured=measured_scan(graph, backend, active or {}, axes=batch, threads=threads),
+        bare=scan(bare, backend, axes=batch, threads=threads),
+        loss=executable(alone, backend),
         state=start,
     )
 
