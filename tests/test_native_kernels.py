@@ -19,13 +19,14 @@ from threefry import threefry
 
 import isograd
 from isograd.backends.llvm.program import Native
+from isograd.backends.numpy import Executable
 from isograd.engine.graph import ArraySpec
 from isograd.engine.ops import RULES, Op
 from isograd.engine.plan import plan
 
 F = isograd.functions
 FLOATS = ("float32", "float64")
-INTEGERS = ("int32", "int64", "uint32", "uint8")
+INTEGERS = ("int32", "int64", "uint32", "uint8", "int8", "int16", "uint16", "uint64")
 DTYPES = (*FLOATS, *INTEGERS, "bool")
 WIDTHS = (16, 32, 64)
 each_float = pytest.mark.parametrize("dtype", FLOATS)
@@ -326,6 +327,20 @@ def test_numbers_beyond_an_integer_end_at_its_bounds(dtype: str, target: str) ->
     x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 2.0**64] * 5, dtype)
     want = [0, info.max, info.min, info.max, info.min, info.max] * 5
     assert native(Op.CAST, x, dtype=np.dtype(target)).tolist() == want
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble, np.complex64])
+def test_other_dtypes_are_left_to_the_rules(dtype: Any) -> None:
+    """They can still be shown otherwise, joined and given back."""
+    x = np.arange(6.0).reshape(2, 3).astype(dtype)
+
+    def f(x: Any) -> Any:
+        turned = F.transpose(x)
+        return x, turned, F.reshape(turned, -1), F.concatenate([x, x + x]), F.sum(x, 0), x[1:]
+
+    both = plan(isograd.trace(f, x))
+    for got, want in zip(Native(both)(x), Executable(both)(x), strict=True):
+        assert same_bits(got, want)
 
 
 def test_widths_may_meet_in_one_loop(rng: np.random.Generator) -> None:

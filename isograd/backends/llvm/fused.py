@@ -157,7 +157,8 @@ class Fold:
     def value(self) -> Floats:
         """Of all: lanes are joined in pairs, then pairs of pairs."""
         totals = [across(whole.value(), self.join) for whole in self.wholes.values()]
-        return reduce(self.join, totals)
+        joined: Floats = reduce(self.join, totals)
+        return joined
 
     def _gather(self, slot: Any, x: Floats) -> None:
         old = Floats(self.b, self.b.load(slot))

@@ -13,25 +13,12 @@ I64 = ir.IntType(64)
 I8 = ir.IntType(8)
 I1 = ir.IntType(1)
 
-_TYPES: dict[str, ir.Type] = {
-    "float32": ir.FloatType(),
-    "float64": ir.DoubleType(),
-    "int64": I64,
-    "int32": ir.IntType(32),
-    "uint32": ir.IntType(32),
-    "uint8": I8,
-    "bool": I8,
-}
+_FLOATS: dict[str, ir.Type] = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 
 
 def type_of(dtype: np.dtype[Any]) -> ir.Type:
-    """The type of an element in memory; booleans take a byte."""
-    return _TYPES[dtype.name]
-
-
-def supported(dtype: np.dtype[Any]) -> bool:
-    """Whether elements of a dtype have a type here."""
-    return dtype.name in _TYPES
+    """The type of an element in memory: a number, else a word of its size; booleans take a byte."""
+    return _FLOATS.get(dtype.name) or ir.IntType(8 * dtype.itemsize)
 
 
 def i64(n: int) -> ir.Constant:

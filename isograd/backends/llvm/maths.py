@@ -92,7 +92,10 @@ _LOGICAL: dict[Op, Callable[..., Any]] = {
     Op.STOP_GRADIENT: lambda x: x,
 }
 _TABLES = {Floats: ELEMENTWISE, Integers: _SIGNED, Unsigned: _UNSIGNED, Mask: _LOGICAL}
-DTYPES = frozenset({"float32", "float64", "int32", "int64", "uint32", "uint8", "bool"})
+DTYPES = frozenset(
+    {"float32", "float64", "bool"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
 
 
 def supports(op: Op, dtypes: Sequence[str], out: str) -> bool:
