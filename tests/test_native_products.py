@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from isograd.backends.llvm.jit import Codes, vector_bytes
 from isograd.backends.llvm.views import View
 from isograd.engine.graph import ArraySpec, Var
 from isograd.engine.ops import Op
+
+pytestmark = pytest.mark.skipif(platform.system() == "Windows", reason="needs mprotect")
 
 Array = np.ndarray[Any, Any]
 
@@ -58,9 +61,7 @@ def fenced(values: Array, at_end: bool, by_columns: bool = False) -> Array:
 def test_touching_what_lies_behind_an_operand_is_seen() -> None:
     code = "import numpy, test_native_products as t; x = t.fenced(numpy.zeros(3), True); "
     for tail, fine in (("x[2]", True), ("t.ctypes.string_at(x.ctypes.data + 24, 1)", False)):
-        done = subprocess.run(
-            [sys.executable, "-c", code + tail], cwd=sys.path[0] or ".", env=ENVIRONMENT
-        )
+        done = subprocess.run([sys.executable, "-c", code + tail], cwd=Path(__file__).parent)
         assert (done.returncode == 0) == fine
 
 
@@ -205,6 +206,21 @@ def test_parts_of_larger_matrices(how: str) -> None:
     assert np.all(whole[:, 48:] == 7)
 
 
+@pytest.mark.parametrize("m", [1, 9])
+def test_repeated_rows_and_columns(m: int) -> None:
+    """Factors that are broadcast, with no step along an axis."""
+    row, column = (fenced(np.linspace(-1, 2, 40).astype("float32"), True) for _ in range(2))
+    factor = fenced(np.linspace(3, 5, 40 * m).astype("float32").reshape(m, 40), True)
+    for a, b in (
+        (np.broadcast_to(row, (m, 40)), np.broadcast_to(column[:, None], (40, 37))),
+        (factor, np.broadcast_to(row[:37], (40, 37))),
+        (np.broadcast_to(column[:m, None], (m, 40)), np.broadcast_to(column[:, None], (40, 37))),
+    ):
+        c = result(m, 37, "float32", True)
+        run(own(a, b), [a, b, c])
+        close(c, a, b)
+
+
 @pytest.mark.parametrize("how", ORIENTATIONS)
 @pytest.mark.parametrize("shape", [(1, 20, 9), (19, 20, 1), (9, 1, 33), (17, 20, 37)])
 def test_nan_and_infinity(shape: tuple[int, int, int], how: str) -> None:
@@ -328,7 +344,3 @@ def own(a: Array, b: Array, epilogue: Fused | None = None) -> Gemm:
     kernel = gemm(a.dtype.name, view(a), view(b), epilogue)
     assert isinstance(kernel, Gemm)
     return kernel
-
-
-ENVIRONMENT = None
-pytestmark = pytest.mark.skipif(platform.system() == "Windows", reason="needs mprotect")

@@ -217,10 +217,12 @@ def strips(gemm: Gemm, width: int, registers: int) -> Iterator[Strip]:
 
 
 def _heights(m: int, across: int, registers: int) -> tuple[tuple[int, int, int], ...]:
-    """Tiles of one height if one near the most divides m, else of two that differ by one."""
+    """Tiles of one height if one that is tall enough divides m, else of two that differ by one."""
     # Beside the tile, a register for the element of A and those for a row of B.
     most = min((registers - 1 - across) // across, 8)
-    for height in range(most, most * 2 // 3 - 1, -1):
+    # Sums under way at once: two a cycle, each ready after five on Haswell.
+    least = min(-(-10 // across), most)
+    for height in range(most, least - 1, -1):
         if m % height == 0:
             return ((height, 0, m),)
     low, taller = divmod(m, -(-m // most))
