@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -569,16 +568,22 @@ def test_an_interrupt_keeps_what_was_measured(told: str) -> None:
 
 def test_an_interrupt_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step is lost, those before it are not."""
-    sites, seen = len(train(spec_of(), steps=1).telemetry.sites()), 0
+    real, calls = loop.compile_step, 0
 
-    def of(*args: Any, **options: Any) -> Summary:
-        nonlocal seen
-        seen += 1
-        if seen == 2 * sites + 5:
-            raise KeyboardInterrupt
-        return Summary.of(*args, **options)
+    def compiled(*args: Any, **options: Any) -> Any:
+        step = real(*args, **options)
 
-    monkeypatch.setattr(loop, "Summary", SimpleNamespace(of=of))
+        def measured(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            result = step.measured(*args, **options)
+            if calls == 3:
+                raise KeyboardInterrupt
+            return result
+
+        return replace(step, measured=measured)
+
+    monkeypatch.setattr(loop, "compile_step", compiled)
     check_stopped(train(spec_of()), "interrupted", 2)
 
 
