@@ -87,6 +87,12 @@ def environment(threads: int, caches: str) -> dict[str, str]:
     return out
 
 
+def last_words(text: str) -> str:
+    """The last line of an error output that says something, without the frame around it."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing")
+
+
 class Worker:
     """A worker's process, from the driver's side.
 
@@ -147,8 +153,8 @@ class Worker:
     def _death(self) -> str:
         code = self._process.wait()
         self._errors.seek(0)
-        text = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        return f"the worker ended with exit code {code}" + (f": {text[-1]}" if text else "")
+        text = last_words(self._errors.read().decode("utf-8", "replace"))
+        return f"the worker ended with exit code {code}: {text}"
 
     def stop(self) -> None:
         """End the process, at once if it does not go."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import HERE, Spread, machine, ratio, table
+from common import HERE, Spread, last_words, machine, ratio, table
 from race import progress, save
 
 BACKENDS = ("native", "numpy")
@@ -34,7 +34,7 @@ def run(spec: Path, backend: str) -> tuple[float, str]:
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - start
     wrong = done.returncode not in (0, 1)
-    return seconds, (done.stderr.strip().splitlines() or ["no answer"])[-1] if wrong else ""
+    return seconds, last_words(done.stderr) if wrong else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

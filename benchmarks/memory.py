@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import Unavailable, cores, environment, machine, table
+from common import Unavailable, cores, environment, last_words, machine, table
 from networks import Problem, row_of
 from race import progress, save
 
@@ -54,19 +54,20 @@ def measure(row: str, way: str) -> dict[str, Any]:
 
     from peers.own import compiled, each_of
 
-    from isograd.backends.select import choose, scan
+    from isograd.backends import numpy as interpreter
+    from isograd.backends.llvm import program
     from isograd.engine.passes import EXACT, WITHOUT_PROBES, optimise
     from isograd.engine.plan import plan as planned
     from isograd.engine.recompute import recompute
 
     backend, _, recomputed = way.partition(", ")
     problem = Problem(row_of(row))
-    step, _, theta = compiled(problem, backend)
+    step, theta = compiled(problem, backend)
     run: Any = step.bare
     if recomputed:
         new = recompute(optimise(step.graph, (WITHOUT_PROBES, *EXACT)).graph)
-        plan = planned(new.graph, new.labels, new.after)
-        run = scan(plan, choose(backend), threads=problem.row.threads)
+        kind = program.Scan if backend == "native" else interpreter.Scan
+        run = kind(planned(new.graph, new.labels, new.after))
     plan = run.plan
     carry, fixed = (theta, step.state, {}), (problem.inputs, problem.targets)
     each = each_of(problem.row, 0)
@@ -93,7 +94,7 @@ def in_process(row: str, way: str) -> dict[str, Any]:
         env["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"why": (done.stderr.strip().splitlines() or ["no answer"])[-1]}
+        return {"why": last_words(done.stderr)}
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

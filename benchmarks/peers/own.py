@@ -46,8 +46,8 @@ def model_of(problem: Problem) -> tuple[Spec, Model]:
     return spec, build(spec.network, row.sizes[0], row.sizes[-1])
 
 
-def compiled(problem: Problem, backend: str) -> tuple[Step, Model, Any]:
-    """The step of the row on a backend, its model and the first θ."""
+def compiled(problem: Problem, backend: str) -> tuple[Step, Any]:
+    """The step of the row on a backend, and the first θ."""
     spec, model = model_of(problem)
     layout = Layout(model.shapes)
     x, y = problem.inputs, problem.targets
@@ -59,12 +59,13 @@ def compiled(problem: Problem, backend: str) -> tuple[Step, Model, Any]:
         ArraySpec(y.shape, y.dtype),
         problem.row.batch,
         np.zeros(2, np.uint32),
+        active=model.active,
         backend=backend,  # type: ignore[arg-type]
         threads=problem.row.threads,
     )
     arrays = [a for pair in zip(problem.weights, problem.biases, strict=True) for a in pair]
     theta = layout.join(dict(zip(model.shapes, arrays, strict=True)))
-    return step, model, theta
+    return step, theta
 
 
 def make(problem: Problem, setting: str) -> Steps:
@@ -81,16 +82,16 @@ def make(problem: Problem, setting: str) -> Steps:
     if backend == "native" and (reason := available()) is not None:
         raise Unavailable(reason)
     start = time.perf_counter()
-    step, _, theta = compiled(problem, backend)
+    step, theta = compiled(problem, backend)
     stages = {"trace and compile": time.perf_counter() - start}
-    run = step.bare if extra != "telemetry" else _measured(step)
+    run = step.measured if extra == "telemetry" else step.bare
     row, at = problem.row, 0
     carry = theta, step.state, {}
     fixed = problem.inputs, problem.targets
 
     def call() -> Sequence[Any]:
         nonlocal carry, at
-        carry, (losses, *_), applied = run(carry, fixed, each_of(row, at))
+        carry, (losses, *_), applied, *_ = run(carry, fixed, each_of(row, at))
         at += applied
         if applied < row.steps_per_call:
             raise FloatingPointError(f"step {at} is not finite")
@@ -106,13 +107,3 @@ def each_of(row: Row, at: int) -> tuple[Any, Any, Any]:
     numbers = at + np.arange(row.steps_per_call)
     rows = np.arange(row.batch) + row.batch * (numbers % row.batches)[:, None]
     return rows, np.full(len(numbers), LR, np.float32), numbers.astype(np.uint32)
-
-
-def _measured(step: Step) -> Any:
-    """Steps with a summary of each site at each step."""
-
-    def run(carry: Any, fixed: Any, each: Any) -> Any:
-        carry, out, applied, _ = step.measured(carry, fixed, each)
-        return carry, out, applied
-
-    return run
