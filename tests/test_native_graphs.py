@@ -45,7 +45,7 @@ def held(seeds: range) -> tuple[Counter[Op], set[str]]:
 def test_random_graphs_and_their_gradients() -> None:
     met, without = held(range(100))
     assert not set(Op) - set(met), "the random graphs leave primitives out"
-    assert without <= {"matmul"}
+    assert not without
 
 
 @pytest.mark.slow

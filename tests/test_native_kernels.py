@@ -130,6 +130,28 @@ def test_a_sum_of_nothing_is_0(dtype: str) -> None:
         assert same_bits(native(Op.SUM, x, axes=axes), want)
 
 
+# --- products
+
+PRODUCTS = (
+    *(((1, 3, 4), (1, 4, 5)), ((2, 3, 7), (2, 7, 33)), ((2, 2, 1, 1), (2, 2, 1, 70))),
+    *(((5, 1, 40), (5, 40, 1)), ((2, 3, 0), (2, 0, 4)), ((1, 2, 300), (1, 300, 3))),
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_in_stacks_and_of_integers(dtype: str, rng: np.random.Generator) -> None:
+    """Exactly those of NumPy where nothing is rounded: numbers are small integers here."""
+    for shapes in PRODUCTS:
+        x, y = (values(rng, shape, dtype) for shape in shapes)
+        if x.dtype.kind == "f":
+            x, y = np.round(8 * x), np.round(8 * y)
+        want = by_rule(Op.MATMUL, x, y)
+        for a, b in ((x, y), (x, np.swapaxes(np.swapaxes(y, -1, -2).copy(), -1, -2))):
+            assert same_bits(native(Op.MATMUL, a, b) + 0, want + 0)
+        repeated = np.broadcast_to(y[:1], y.shape)
+        assert same_bits(native(Op.MATMUL, x, repeated) + 0, by_rule(Op.MATMUL, x, repeated) + 0)
+
+
 # --- softmax
 
 

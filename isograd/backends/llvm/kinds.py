@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from isograd.backends.llvm.contraction import contraction
 from isograd.backends.llvm.elements import Operand
 from isograd.backends.llvm.fused import Fused
 from isograd.backends.llvm.gemm import gemm
@@ -41,8 +42,10 @@ def single(eqn: Eqn, reads: tuple[View, ...], write: View) -> Any | None:
             return Fused(operands, (flat,), (), (0,))
         case Op.SUM | Op.REDUCE_MAX:
             return reduction(eqn, operands, out)
-        case Op.MATMUL if floats and len(write.shape) == 2:
-            return gemm(out.dtype, reads[0], reads[1], None)
+        case Op.MATMUL:
+            plain = floats and len(write.shape) == 2
+            fast = gemm(out.dtype, reads[0], reads[1], None) if plain else None
+            return fast or contraction(operands, out)
         case Op.LOG_SOFTMAX | Op.LOGSUMEXP:
             return softmax(eqn, operands, out)
         case Op.GATHER | Op.SCATTER_ADD | Op.PAD:
