@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,12 @@ _SHORT = {
 }
 
 
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """NumPy puts a name together anew each time it is asked."""
+    return dtype.name
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class ArraySpec:
     """Shape and dtype of an array that is not there yet; float64 unless said."""
@@ -39,7 +47,12 @@ class ArraySpec:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
+
+    @property
+    def name(self) -> str:
+        """Of the dtype."""
+        return _name(self.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +62,7 @@ class ArraySpec:
     @property
     def differentiable(self) -> bool:
         """Derivatives exist for floating-point arrays alone."""
-        return bool(np.issubdtype(self.dtype, np.floating))
+        return self.dtype.kind == "f"
 
     def __str__(self) -> str:
         name = _SHORT.get(self.dtype.name, self.dtype.name)

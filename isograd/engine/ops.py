@@ -22,6 +22,8 @@ Value: TypeAlias = Any
 class Op(enum.Enum):
     """Every primitive there is."""
 
+    __hash__ = object.__hash__  # that of an enumeration is a function in Python
+
     # arithmetic
     ADD = "add"
     SUB = "sub"

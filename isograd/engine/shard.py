@@ -36,10 +36,14 @@ class Sharded:
             outputs. A variable of the given graph that is in it has the same value as there.
         shard: by output of an equation, the shard it belongs to; without, it belongs to none. Of
             those, a concatenation puts parts next to each other.
+        split_bytes: of the products of which each shard has a part.
+        partial_bytes: of those of which each shard has a term.
     """
 
     graph: Graph
     shard: Mapping[Var, int]
+    split_bytes: int
+    partial_bytes: int
 
 
 def shard(
@@ -87,7 +91,13 @@ def shard(
         walk.whole(var)
     new, _ = DEAD_CODE.run(replace(graph, eqns=tuple(walk.eqns)))
     live = (eqn.output for eqn in new.eqns)
-    return Sharded(new, {var: walk.shard[var] for var in live if var in walk.shard})
+    products = [eqn.output for eqn in graph.eqns if eqn.op is Op.MATMUL]
+
+    def nbytes(kind: type[Split | Partial]) -> int:
+        return sum(v.spec.nbytes for v in products if isinstance(walk.placements.get(v), kind))
+
+    shards = {var: walk.shard[var] for var in live if var in walk.shard}
+    return Sharded(new, shards, nbytes(Split), nbytes(Partial))
 
 
 # --- elementwise

@@ -25,11 +25,11 @@ def single(eqn: Eqn, reads: tuple[View, ...], write: View) -> Any | None:
         eqn: the equation.
         reads, write: where its inputs and its output lie.
     """
-    names = [v.spec.dtype.name for v in eqn.inputs]
+    names = [v.spec.name for v in eqn.inputs]
     operands = tuple(
         Operand(name, view.shape, view.strides) for name, view in zip(names, reads, strict=True)
     )
-    out = Operand(eqn.output.spec.dtype.name, write.shape, write.strides)
+    out = Operand(eqn.output.spec.name, write.shape, write.strides)
     floats = all(name in ("float32", "float64") for name in names)
     if RULES[eqn.op].elementwise:
         if not supports(eqn.op, names, out.dtype):

@@ -110,7 +110,7 @@ class Program:
         self._scratch = aligned(share * self.count)
         self._outside = np.zeros(1, np.int64)
         outputs = self.plan.graph.outputs
-        name = outputs[-1].spec.dtype.name if outputs else ""
+        name = outputs[-1].spec.name if outputs else ""
         driver = Driver(name if name in ("float32", "float64") else "float64", self._timed)
         code = jit.addresses([*kernels, driver, Barrier()])
         self._drive = prototype(code[driver])

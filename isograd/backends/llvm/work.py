@@ -307,7 +307,7 @@ class Works:
     def _loop(self, draft: _Draft) -> Work | None:
         """A loop, or a product that ends in one; None where there is no kernel for that."""
         for e in draft.eqns:
-            if not supports(e.op, [v.spec.dtype.name for v in e.inputs], e.output.spec.dtype.name):
+            if not supports(e.op, [v.spec.name for v in e.inputs], e.output.spec.name):
                 return None
         product = draft.product
         numbers: dict[Var, int] = {}
@@ -338,7 +338,7 @@ class Works:
             if self._shown[e.output].root is not e.output:
                 numbers[e.output] = number(e.inputs[0])
                 continue
-            steps.append((e.op, tuple(number(v) for v in e.inputs), e.output.spec.dtype.name))
+            steps.append((e.op, tuple(number(v) for v in e.inputs), e.output.spec.name))
             numbers[e.output] = count
             count += 1
         made = [e.output for e in draft.eqns if self._shown[e.output].root is e.output]
@@ -357,7 +357,7 @@ class Works:
         writes += [self.views[e.output] for e in draft.folds]
         if product is not None:
             left, right = (self.views[v] for v in product.inputs)
-            kernel = gemm(product.output.spec.dtype.name, left, right, kernel)
+            kernel = gemm(product.output.spec.name, left, right, kernel)
             if kernel is None or isinstance(kernel, Product):
                 return None
             reads = [left, right, *reads[1:]]
@@ -419,7 +419,7 @@ def _take_folds(drafts: list[_Draft]) -> None:
 
 def operand(var: Var, view: View) -> Operand:
     """What a kernel knows of a view."""
-    return Operand(var.spec.dtype.name, view.shape, view.strides)
+    return Operand(var.spec.name, view.shape, view.strides)
 
 
 def copy(view: View, place: View, var: Var, label: int, stage: int) -> Work:
