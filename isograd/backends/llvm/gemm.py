@@ -34,12 +34,12 @@ from isograd.backends.llvm.vectors import (
 from isograd.backends.llvm.views import Ints, View, row_major
 from isograd.engine.ops import Op
 
-# Bytes of a matrix from which on rows that lie apart slow the kernel down. Measured by
-# benchmarks/products.py on one core of a Zen 4 with 1 MiB of L2: to 99 % of the rate of multiply-
-# adds below, and faster than OpenBLAS (but for n = 10, by 0.8 to 1.1) in all three products of a
-# layer. Above, 0.3 to 0.6 of OpenBLAS as B lies, 0.95 to 1.5 with B copied strip by strip; but 0.4
-# to 0.9 where A lies by columns, which nothing copies, and which BLAS is left with.
-_FAR = 2**22
+# Measured by benchmarks/products.py on one core of a Zen 4 with 1 MiB of L2 against OpenBLAS, which
+# is left with what loses: an A by columns that are far apart (0.5 to 0.85 of its rate). All else
+# runs at 0.97 to 2 of it, but for n = 10 (0.8 to 1.1), up to 99 % of the rate of multiply-adds. A B
+# of more than _FAR would lose too (0.4 to 0.75) if its strips were not copied.
+_FAR = 2**22  # bytes
+_STEP = 2**11  # bytes between columns of A
 _STRIP = 256  # bytes of a row of the widest strip
 _ARM = ("aarch64", "arm64")  # how the names of processors with 32 registers of 16 bytes begin
 
@@ -58,7 +58,8 @@ def gemm(dtype: str, left: View, right: View, epilogue: Fused | None) -> Gemm | 
     by_rows, by_columns = n == 1 or right.strides[1] == 1, k == 1 or right.strides[0] == 1
     if 0 in (m, k, n) or not (by_rows or by_columns):
         return None
-    if k > 1 and left.strides[1] != 1 and m * k * np.dtype(dtype).itemsize > _FAR:
+    size = np.dtype(dtype).itemsize
+    if m * k * size >= _FAR and left.strides[1] * size >= _STEP:
         by_blas = product(dtype, left, right)
         if by_blas is not None:
             return None if epilogue else by_blas
