@@ -112,6 +112,7 @@ def specs(draw):
             normalise,
             draw(st.lists(schedules, max_size=3)),
             draw(stop) if source.validation_fraction else None,
+            draw(st.booleans()),
         ),
         s.Measure(draw(counts) - 1, draw(counts) - 1),
         draw(counts) - 1,

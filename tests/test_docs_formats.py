@@ -298,6 +298,7 @@ def test_a_wrong_key_type_default_or_range_is_seen() -> None:
         "epochs has the default 30, not 29",
         "epochs is no string",
         "normalise_gradient is not documented",
+        "recompute is not documented",
         "schedule is not documented",
     ]
 

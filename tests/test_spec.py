@@ -207,6 +207,7 @@ def scheduled(schedule):
             "normalise_gradient = 1",
             "true or false",
         ),
+        (lambda: s.Training(recompute=0), "Training.recompute", "recompute = 0", "true or false"),
         (
             lambda: s.Training(normalise_gradient=True, clip_norm=1),
             "Training.clip_norm",

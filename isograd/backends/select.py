@@ -11,6 +11,7 @@ from isograd.backends import numpy as reference
 from isograd.backends.llvm.jit import available
 from isograd.engine.graph import Graph, Var
 from isograd.engine.plan import plan
+from isograd.engine.recompute import plan_recomputed
 from isograd.errors import IsogradError, nearest
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def scan(
     *,
     axes: Mapping[Var, int] | None = None,
     threads: int | None = None,
+    recompute: bool = False,
 ) -> Callable[..., Any]:
     """A step in rounds, ready to be called as `isograd.backends.numpy.Scan` is.
 
@@ -80,10 +82,11 @@ def scan(
         axes: inputs that are split among threads, and along which axis: the batch.
         threads: that it may use; None takes one for little work, else one for each core. The
             interpreter runs in one, and its matrix products in as many as NumPy's BLAS takes.
+        recompute: whether to compute again what takes memory from the forward to the backward pass.
     """
     if backend == "numpy":
-        return reference.Scan(plan(graph))
-    return native_scan(graph, axes=axes, threads=threads)
+        return reference.Scan(plan_recomputed(graph) if recompute else plan(graph))
+    return native_scan(graph, axes=axes, threads=threads, recompute=recompute)
 
 
 def native_scan(
@@ -91,6 +94,7 @@ def native_scan(
     *,
     axes: Mapping[Var, int] | None = None,
     threads: int | None = None,
+    recompute: bool = False,
     active: Mapping[str, tuple[float, float]] | None = None,
     full: bool = True,
     timed: bool = False,
@@ -98,7 +102,7 @@ def native_scan(
     """Likewise as machine code, which can measure.
 
     Args:
-        graph, axes, threads: as for `scan`.
+        graph, axes, threads, recompute: as for `scan`.
         active: by site, the interval outside of which values count as saturated: what probes show
             is measured; None lets observers look at it.
         full: whether everything that a summary holds is measured, or moments alone.
@@ -108,6 +112,6 @@ def native_scan(
     from isograd.backends.llvm.program import Scan
     from isograd.backends.llvm.work import Measuring
 
-    found, count = divided(graph, axes or {}, threads)
+    found, count = divided(graph, axes or {}, threads, recompute=recompute)
     measuring = None if active is None else Measuring(full, active)
     return Scan(found, count, timed=timed, measuring=measuring)

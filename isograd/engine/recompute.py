@@ -20,7 +20,7 @@ from statistics import median_low
 from isograd.engine.graph import Eqn, Graph, Var
 from isograd.engine.ops import Op
 from isograd.engine.passes import DEAD_CODE
-from isograd.engine.plan import plan, roots
+from isograd.engine.plan import Plan, plan, roots
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +57,31 @@ def recompute(graph: Graph, labels: Mapping[Var, int] | None = None) -> Recomput
         Chen, Xu, Zhang & Guestrin 2016, Training deep nets with sublinear memory cost, sec. 4.1.
         Griewank & Walther 2000, Algorithm 799: Revolve, sec. 1 (forward steps for memory).
     """
-    same = Recomputed(graph, labels or {}, {})
+    return _best(graph, labels or {})[0]
+
+
+def plan_recomputed(graph: Graph, labels: Mapping[Var, int] | None = None) -> Plan:
+    """The plan of what `recompute` gives.
+
+    Args:
+        graph, labels: as for `recompute`.
+
+    Raises:
+        GraphError: if the graph is not valid.
+    """
+    return _best(graph, labels or {})[1]
+
+
+def _best(graph: Graph, labels: Mapping[Var, int]) -> tuple[Recomputed, Plan]:
+    """Peaks are told by the order of the equations; for the lowest, by its plan."""
+    same, before = Recomputed(graph, labels, {}), plan(graph, labels)
     forward = _Forward(graph)
-    tried = [_rewritten(forward, cuts, same.labels) for cuts in _choices(forward)]
+    tried = [_rewritten(forward, cuts, labels) for cuts in _choices(forward)]
     if not tried:
-        return same
+        return same, before
     best = min(tried, key=lambda new: _peak(new.graph))
-    before, after = (plan(new.graph, new.labels, new.after) for new in (same, best))
-    return best if after.peak_bytes < before.peak_bytes else same
+    after = plan(best.graph, best.labels, best.after)
+    return (best, after) if after.peak_bytes < before.peak_bytes else (same, before)
 
 
 # --- what is read when
@@ -166,9 +183,11 @@ class _Forward:
 
 
 def _choices(forward: _Forward) -> Iterator[tuple[int, ...]]:
-    """Cuts into several numbers of segments, around that which is best for equal layers.
+    """Cuts for several bounds on what is kept and read again, as Chen et al. 2016 (sec. 4.2) do.
 
-    With c bytes across each cut and s bytes to be read again, k segments hold about k c + s/k.
+    Of many equal layers, with c bytes across each cut and s bytes to be read again, k segments can
+    keep within s/k + c (k − 1)/2: the later ones are smaller, as more is still kept beside them.
+    That is √(2 s c) at the least.
     """
     size = forward.turn + 1
     crossing, again = [0] * (size + 1), [0] * (size + 1)
@@ -178,24 +197,25 @@ def _choices(forward: _Forward) -> Iterator[tuple[int, ...]]:
         if var in forward.late:
             again[life.made + 1] += life.nbytes
     crossing, again = list(accumulate(crossing))[:size], list(accumulate(again))[:size]
-    typical = median_low(crossing)
-    best = math.sqrt(again[-1] / typical) if typical else 0.0
-    counts = {max(2, round(best * 2.0 ** (n / 2))) for n in range(-2, 3)}
-    cuts = (_cuts(crossing, again, count) for count in sorted(counts))
-    yield from dict.fromkeys(c for c in cuts if c)
+    least = math.sqrt(2 * again[-1] * median_low(crossing))
+    found = [_cuts(crossing, again, least * 2.0 ** (n / 6)) for n in range(-4, 7)]
+    yield from dict.fromkeys(cuts for cuts in found if cuts)
 
 
-def _cuts(crossing: Sequence[int], again: Sequence[int], segments: int) -> tuple[int, ...]:
-    """Near each share of what is read again, the step before which the least crosses."""
-    cuts = set()
-    for i in range(1, segments):
-        share = again[-1] * i / segments
-        start = bisect_right(again, share - again[-1] / (2 * segments))
-        stop = bisect_left(again, share + again[-1] / (2 * segments))
-        near = range(max(start, 1), min(stop, len(again) - 1))
-        if near:
-            cuts.add(min(near, key=lambda p: (crossing[p], abs(again[p] - share))))
-    return tuple(sorted(cuts))
+def _cuts(crossing: Sequence[int], again: Sequence[int], bound: float) -> tuple[int, ...]:
+    """Where the least crosses, in the second half of what the bound leaves to each segment."""
+    cuts, start, kept = list[int](), 0, 0
+    while again[-1] - again[start] > bound - kept:
+        room = bound - kept
+        first = bisect_right(again, again[start] + room / 2)
+        stop = bisect_right(again, again[start] + room)
+        near = range(max(first, start + 1), stop)
+        if not near:
+            return ()
+        start = min(near, key=lambda p: (crossing[p], -again[p]))
+        kept += crossing[start]
+        cuts.append(start)
+    return tuple(cuts)
 
 
 # --- what becomes of a graph that is cut
@@ -313,4 +333,4 @@ class _Walk:
         return copies
 
 
-__all__ = ["Recomputed", "recompute"]
+__all__ = ["Recomputed", "plan_recomputed", "recompute"]

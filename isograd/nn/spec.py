@@ -195,6 +195,8 @@ class Training(Table, frozen=True):
         normalise_gradient: divide the gradient by its global norm.
         schedule: factors of the learning rate, multiplied.
         early_stopping: when to stop before the epochs are over; None does not.
+        recompute: compute values of the forward pass again for the backward pass, where that lets
+            a step do with less memory.
     """
 
     epochs: int = 30
@@ -204,6 +206,7 @@ class Training(Table, frozen=True):
     normalise_gradient: bool = False
     schedule: tuple[Schedule, ...] = ()
     early_stopping: EarlyStopping | None = None
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         whole(self, "epochs", low=1)
@@ -211,6 +214,7 @@ class Training(Table, frozen=True):
         real(self, "clip_value", above=0, optional=True)
         real(self, "clip_norm", above=0, optional=True)
         flag(self, "normalise_gradient")
+        flag(self, "recompute")
         if self.normalise_gradient and self.clip_norm is not None:
             raise SpecError(
                 "a gradient is divided by its norm or clipped to one",

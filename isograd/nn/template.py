@@ -53,6 +53,7 @@ batch_size = 64
 # Factors of lr: constant, step, exponential, cosine, warm_up, one_cycle, plateau.
 # schedule = [{ kind = "warm_up", epochs = 2 }, { kind = "cosine" }]
 # early_stopping = { patience = 10 }   # needs data.validation_fraction
+# recompute = true    # less memory, up to a third more work: the forward pass is run twice
 
 [measure]
 first = 10            # measure every one of the first steps,

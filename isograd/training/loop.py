@@ -235,6 +235,7 @@ class _Run:
             active=self.active,
             backend=backend,
             threads=threads,
+            recompute=self.spec.training.recompute,
         )
         most = 1
         while not self.over(total):

@@ -89,6 +89,7 @@ def compile_step(
     active: Active | None = None,
     backend: Backend = "numpy",
     threads: int | None = None,
+    recompute: bool = False,
 ) -> Step:
     """Trace, optimise and plan a training step.
 
@@ -103,7 +104,7 @@ def compile_step(
         batch_size: rows of a step, chosen by (batch_size,) int64.
         key: (2,) of the run's randomness; the number of the step, () uint32, is its counter.
         active: by site, the interval outside of which values count as saturated.
-        backend, threads: what runs it, as for `isograd.backends.select.scan`.
+        backend, threads, recompute: how it is run, as for `isograd.backends.select.scan`.
     """
 
     def step(carry: Any, fixed: Any, each: Any) -> tuple[Any, ...]:
@@ -141,11 +142,11 @@ def compile_step(
     bare = optimise(graph, (WITHOUT_PROBES, *EXACT)).graph
     alone = trace(loss, theta, statistics, fixed, rows, number)
     alone = optimise(alone, (WITHOUT_PROBES, *EXACT)).graph
-    batch = {graph.inputs[-len(each)]: 0}
+    how: Any = {"axes": {graph.inputs[-len(each)]: 0}, "threads": threads, "recompute": recompute}
     return Step(
         graph=graph,
-        measured=measured_scan(graph, backend, active or {}, axes=batch, threads=threads),
-        bare=scan(bare, backend, axes=batch, threads=threads),
+        measured=measured_scan(graph, backend, active or {}, **how),
+        bare=scan(bare, backend, **how),
         loss=executable(alone, backend),
         state=start,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from isograd.engine.graph import Graph, Var
 from isograd.engine.ops import Op
 from isograd.engine.plan import Plan, plan
+from isograd.engine.recompute import plan_recomputed
 from isograd.engine.shard import shard
 
 _WORTH = 2e7
@@ -18,7 +19,13 @@ _PORTION = 256 << 10
 """Bytes of products of a portion: with what is made of them it stays in a second-level cache."""
 
 
-def divided(graph: Graph, axes: Mapping[Var, int], threads: int | None = None) -> tuple[Plan, int]:
+def divided(
+    graph: Graph,
+    axes: Mapping[Var, int],
+    threads: int | None = None,
+    *,
+    recompute: bool = False,
+) -> tuple[Plan, int]:
     """A plan in shards, and how many threads are to run it.
 
     It depends on the graph and on the number of threads alone, and so do the bits of what is
@@ -28,16 +35,18 @@ def divided(graph: Graph, axes: Mapping[Var, int], threads: int | None = None) -
         graph: what is to be run.
         axes: which variables are split, and along which axis: the batch.
         threads: how many; None takes one for little work, else one for each core.
+        recompute: whether to compute again what takes memory from the forward to the backward pass.
     """
+    made = plan_recomputed if recompute else plan
     if threads is None:
         threads = cores() if _flops(graph) >= _WORTH else 1
     length = min((var.spec.shape[axis] for var, axis in axes.items()), default=1)
     threads = max(1, min(threads, length))
     count = min(threads * _portions(graph, axes, threads), length)
     if count == 1:
-        return plan(graph), 1
+        return made(graph), 1
     found = shard(graph, axes, count, pieces=threads)
-    return plan(found.graph, found.shard), threads
+    return made(found.graph, found.shard), threads
 
 
 def cores() -> int:
