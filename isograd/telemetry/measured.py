@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isograd.backends.select import Backend, native_scan, scan
 from isograd.engine.graph import Graph, Var
-from isograd.telemetry.raw import summary
+from isograd.telemetry.raw import merge_summaries, summary
 from isograd.telemetry.records import Site
 from isograd.telemetry.summary import Summary
+
+if TYPE_CHECKING:
+    from isograd.backends.llvm.work import Record
 
 Summaries = dict[Site, Summary]
 Active = Mapping[str, tuple[float, float]]
@@ -42,24 +44,40 @@ def measured_scan(
     if backend == "numpy":
         return _observed(scan(graph, backend, recompute=recompute), active)
     run = native_scan(graph, axes=axes, threads=threads, recompute=recompute, active=active)
-    places: dict[Site, list[Any]] = {}
-    for record in run.program.records:
-        places.setdefault(Site.parse(record.site), []).append(record)
-
-    def read(raw: NDArray[np.uint8]) -> Summaries:
-        return {
-            site: reduce(
-                add,
-                (summary(r.measure, raw[r.start : r.start + r.measure.nbytes]) for r in records),
-            )
-            for site, records in places.items()
-        }
+    read = _reader(run.program.records)
 
     def steps(carry: Any, fixed: Any, each: Any) -> tuple[Any, Any, int, list[Summaries]]:
         after, out, applied, raw = run.measure(carry, fixed, each)
         return after, out, applied, [read(row) for row in raw]
 
     return steps
+
+
+def _reader(records: Sequence[Record]) -> Callable[[NDArray[np.uint8]], Summaries]:
+    """What makes summaries of the bytes of a round; shards are merged many sites at a time."""
+    shards: dict[Site, list[Record]] = {}
+    for record in records:
+        shards.setdefault(Site.parse(record.site), []).append(record)
+    groups: dict[Any, list[Site]] = {}
+    for site, parts in shards.items():
+        groups.setdefault((parts[0].measure.layout, len(parts)), []).append(site)
+    places = {
+        (layout, count): np.array([[r.start for r in shards[s]] for s in sites])[..., None]
+        + np.arange(layout.itemsize)
+        for (layout, count), sites in groups.items()
+    }
+
+    def read(raw: NDArray[np.uint8]) -> Summaries:
+        found: Summaries = {}
+        for (layout, count), sites in groups.items():
+            parts = raw[places[layout, count]].view(layout)[..., 0]
+            merged = reduce(merge_summaries, (parts[:, i] for i in range(count)))
+            rows = np.ascontiguousarray(merged).view(np.uint8).reshape(len(sites), -1)
+            for site, row in zip(sites, rows, strict=True):
+                found[site] = summary(shards[site][0].measure, row)
+        return {site: found[site] for site in shards}
+
+    return read
 
 
 def _observed(

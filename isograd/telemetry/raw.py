@@ -98,21 +98,40 @@ def merge_moments(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
+def merge_summaries(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """What was measured in full of the values of both, as `isograd.telemetry.summary.merge` has it.
+
+    Args:
+        a: of a layout of `summary_layout`, any shape.
+        b: likewise.
+
+    Returns:
+        The same layout. All but mean and standard deviation is exact.
+    """
+    out = np.empty(np.broadcast_shapes(a.shape, b.shape), a.dtype)
+    out["moments"] = merge_moments(a["moments"], b["moments"])
+    for name in ("nans", "pos_infs", "neg_infs", "exponents"):
+        out[name] = a[name] + b[name]
+    out["min_abs"] = np.minimum(a["min_abs"], b["min_abs"])
+    out["units_off"] = a["units_off"] & b["units_off"]
+    return out
+
+
 def summary(measure: Measure, raw: NDArray[np.uint8]) -> Summary:
     """A summary out of what a measurement in full has written.
 
     Args:
         measure: the kernel, with ``full``.
-        raw: (nbytes,) uint8.
+        raw: (nbytes,) uint8; may be merged from shards, all but whose rows are the kernel's.
 
     Returns:
         What ``Summary.of`` the array is, up to the rounding of mean and std.
     """
-    size = math.prod(measure.read.shape)
-    if not size:
+    if not math.prod(measure.read.shape):
         return EMPTY
     head = _HEAD.unpack_from(raw.data)
-    count, mean, std, low, high, zeros, _, saturated, nans, pos_infs, neg_infs, min_abs = head
+    count, mean, std, low, high, zeros, nonfinite, saturated = head[:8]
+    nans, pos_infs, neg_infs, min_abs = head[8:]
     max_abs = max(-low, high) if count else 0.0
     first, n = exponents(measure.read.dtype)
     end = _HEAD.size + 4 * n
@@ -126,7 +145,7 @@ def summary(measure: Measure, raw: NDArray[np.uint8]) -> Summary:
         units_off = raw[end : end + measure.read.shape[1]].astype(np.bool_)
         units_off.setflags(write=False)
     return Summary(
-        count=size,
+        count=count + nonfinite,
         mean=mean,
         std=std,
         min=low,
