@@ -5,24 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from isograd.backends.llvm.elements import (
-    Operand,
-    constant,
-    load,
-    portions,
-    store,
-    variable,
-)
+from isograd.backends.llvm.elements import Operand, load, variable
 from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset, type_of
-from isograd.backends.llvm.lanes import Floats
+from isograd.backends.llvm.lanes import Floats, select
 from isograd.backends.llvm.maths import apply, maximum
-from isograd.backends.llvm.partial import across
+from isograd.backends.llvm.partial import across, first_lanes, full, load_first, store_first
 from isograd.backends.llvm.reductions import Total
 from isograd.backends.llvm.views import Ints, nest
 from isograd.engine.ops import Op
@@ -68,7 +60,7 @@ class Fused:
         lanes = width // bytes_each
         inner = [steps[-1] if steps else 0 for steps in over.steps]
         vector = all(s in (0, 1) for s in inner) and all(s == 1 for s in inner[len(self.reads) :])
-        lanes = lanes if vector else 1
+        lanes = lanes if vector and over.lengths else 1
         fresh = [o for o, p in zip(self.writes, places, strict=True) if p < 0]
         types = [self._type(i) for _, i in self.folds]
         pointees = [o.type for o in (*self.reads, *fresh)] + types
@@ -80,24 +72,28 @@ class Fused:
                 Fold(b, op, kind, lanes) for (op, _), kind in zip(self.folds, types, strict=True)
             ]
 
-            def at(counters: list[Any], n: int) -> None:
+            def at(counters: list[Any], count: int) -> None:
+                """A vector of values, of which the first `count` are wanted."""
                 where = [offset(b, counters, steps) for steps in over.steps]
                 values = [
-                    load(b, p, w, o, n, s)
+                    load_first(b, p, w, o, lanes, count, 0) if s else load(b, p, w, o, lanes, 0)
                     for p, w, o, s in zip(reads, where, self.reads, inner, strict=False)
                 ]
                 evaluate(values, self.steps)
                 offsets = where[len(self.reads) :]
                 for p, w, o, i in zip(outs, offsets, self.writes, self.stored, strict=True):
-                    store(b, p, w, values[i], o, n)
+                    store_first(b, p, w, values[i], o, lanes, count)
                 for total, (_, i) in zip(totals, self.folds, strict=True):
-                    total.add(values[i], n)
+                    total.add(values[i], count)
 
             def along(counters: list[Any], low: Any, length: int) -> None:
                 """A row, or a block of one; then its sums are added to the whole."""
-                for n, start, stop in portions(length, lanes):
-                    with loop(b, start, stop, n) as i:
-                        at([*counters, b.add(low, i)], n)
+                whole = length - length % lanes
+                if whole:
+                    with loop(b, 0, whole, lanes) as i:
+                        at([*counters, b.add(low, i)], lanes)
+                if whole < length:
+                    at([*counters, b.add(low, i64(whole))], length - whole)
                 for total in totals:
                     total.flush()
 
@@ -132,37 +128,32 @@ def evaluate(values: list[Any], steps: Sequence[Step]) -> None:
 
 
 class Fold:
-    """A sum or maximum in the making: a vector and a scalar of a block, and of those before it."""
+    """A sum or maximum in the making: of a block, and of those before it."""
 
     def __init__(self, b: Any, op: Op, kind: Any, lanes: int) -> None:
         self.b, self.lanes, self.join = b, lanes, maximum if op is Op.REDUCE_MAX else _plus
-        operand = Operand("float64" if kind == ir.DoubleType() else "float32", (), ())
-        first = -math.inf if op is Op.REDUCE_MAX else 0.0
-        self.slots = {n: variable(b, operand, n, first) for n in {1, lanes}}
-        self.firsts = {n: constant(operand, n, first) for n in self.slots}
-        self.wholes = {
-            n: Total(b, Floats(b, word), self.join, op is Op.SUM) for n, word in self.firsts.items()
-        }
+        dtype = "float64" if kind == ir.DoubleType() else "float32"
+        self.first = full(b, dtype, lanes, -math.inf if op is Op.REDUCE_MAX else 0.0)
+        self.slot = variable(b, Operand(dtype, (), ()), lanes, 0.0)
+        b.store(self.first.value, self.slot)
+        self.whole = Total(b, self.first, self.join, op is Op.SUM)
 
-    def add(self, x: Floats, n: int) -> None:
-        """n lanes more."""
-        self._gather(self.slots[n], x)
+    def add(self, x: Floats, count: int) -> None:
+        """The first lanes of a vector more."""
+        if count < self.lanes:
+            x = select(first_lanes(self.b, self.lanes, count), x, self.first)
+        old = Floats(self.b, self.b.load(self.slot))
+        self.b.store(self.join(old, x).value, self.slot)
 
     def flush(self) -> None:
         """The end of a block."""
-        for n, slot in self.slots.items():
-            self.wholes[n].add(Floats(self.b, self.b.load(slot)))
-            self.b.store(self.firsts[n], slot)
+        self.whole.add(Floats(self.b, self.b.load(self.slot)))
+        self.b.store(self.first.value, self.slot)
 
     def value(self) -> Floats:
         """Of all: lanes are joined in pairs, then pairs of pairs."""
-        totals = [across(whole.value(), self.join) for whole in self.wholes.values()]
-        joined: Floats = reduce(self.join, totals)
+        joined: Floats = across(self.whole.value(), self.join)
         return joined
-
-    def _gather(self, slot: Any, x: Floats) -> None:
-        old = Floats(self.b, self.b.load(slot))
-        self.b.store(self.join(old, x).value, slot)
 
 
 def _plus(x: Floats, y: Floats) -> Floats:

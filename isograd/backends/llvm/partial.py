@@ -66,6 +66,11 @@ def across(x: Any, join: Callable[[Any, Any], Any]) -> Any:
     return x
 
 
+def first_lanes(b: Any, lanes: int, count: int) -> Mask:
+    """True in the first lanes."""
+    return Mask(b, _first(count, lanes))
+
+
 def _piece(b: Any, value: Any, start: int, count: int) -> Any:
     if count == 1:
         return b.extract_element(value, _I32(start))
