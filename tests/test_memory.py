@@ -87,16 +87,20 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize(
+    ("kind", "recompute"),
+    [("sgd", "false"), ("momentum", "false"), ("adam", "false"), ("adam", "true")],
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_takes_what_is_required_and_at_most_three_times_as_much(
-    name: str, kind: str, rng: np.random.Generator
+    name: str, kind: str, recompute: str, rng: np.random.Generator
 ) -> None:
     layers, batch = NETWORKS[name]
     layers = layers.replace("LAST", "{ kind = 'dense', units = 2 }")
     spec = loads(
         f"[data]\nsource = 'arrays'\n[network]\nlayers = {layers}\n"
         f"[optimiser]\nkind = '{kind}'\nlr = 0.1\n[training]\nbatch_size = {batch}\n"
+        f"recompute = {recompute}\n"
     )
     X, y = rng.standard_normal((1300, 20)), np.arange(1300) % 2
     split = from_arrays(X, y, Data("arrays"), loss_kind=spec.network.loss)
@@ -113,6 +117,7 @@ def test_a_step_takes_what_is_required_and_at_most_three_times_as_much(
             ArraySpec(t.shape, t.dtype),
             batch,
             start.key,
+            recompute=spec.training.recompute,
         )
         carry = state.theta, state.rule, dict(state.statistics)
         once(compiled.bare, carry, (x, t), (np.arange(batch), np.float32(0.1), np.uint32(0)))

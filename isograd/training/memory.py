@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -10,18 +11,19 @@ import numpy as np
 import psutil
 
 from isograd.errors import SpecError
-from isograd.nn.places import Part, extent, places
+from isograd.nn.places import Part, Place, extent, places
 from isograd.nn.spec import SGD, Adam, AdamW, GradientDescent, Spec
 
-_SHOWN = 10_000  # layers among which the largest is sought: repeats of them bring no larger one
+_SHOWN = 10_000  # layers among which the widest and the narrowest are sought
 
 
 def required_bytes(spec: Spec, n_in: int, batch_size: int) -> int:
     """The least that a training step holds at once.
 
     The parameters, their gradient, the update and the parameters after it; what the update rule
-    keeps; and of each row what the backward pass reads. A step takes up to three times as much, as
-    `tests/test_memory.py` measures.
+    keeps; and of each row what the backward pass reads. With `training.recompute` that is √(2 s c)
+    at the least for s numbers, where c are kept between two layers: see `isograd.engine.recompute`.
+    A step takes up to three times as much, as `tests/test_memory.py` measures.
 
     Args:
         spec: what is to be trained.
@@ -31,6 +33,9 @@ def required_bytes(spec: Spec, n_in: int, batch_size: int) -> int:
     kept = 0 if isinstance(spec.optimiser, GradientDescent | SGD) else 1
     kept += isinstance(spec.optimiser, Adam | AdamW)
     parameters, values = extent(spec.network.layers).at(n_in)
+    if spec.training.recompute:
+        widths = [place.n_in for place in _weights(spec, n_in)][1:]
+        values = min(values, math.isqrt(2 * values * min(widths, default=values)))
     numbers = parameters * (4 + kept) + batch_size * values
     return numbers * np.dtype(spec.dtype).itemsize
 
@@ -45,8 +50,7 @@ def require_memory(spec: Spec, n_in: int, batch_size: int) -> None:
     if needed <= free:
         return
     parameters, _ = extent(spec.network.layers).at(n_in)
-    weights = (p for p in islice(places(spec.network, n_in), _SHOWN) if p.part is Part.WEIGHTS)
-    widest = max(weights, key=lambda place: place.n_in * place.n_out)
+    widest = max(_weights(spec, n_in), key=lambda place: place.n_in * place.n_out)
     raise SpecError(
         "a network in training must fit in memory",
         came=f"{parameters:.3g} parameters and batches of {batch_size} rows need at "
@@ -54,6 +58,11 @@ def require_memory(spec: Spec, n_in: int, batch_size: int) -> None:
         where=f"{widest.path} (layer {widest.layer}, {widest.n_in} × {widest.n_out} weights)",
         fix="lower units or times there, or training.batch_size",
     )
+
+
+def _weights(spec: Spec, n_in: int) -> Iterator[Place]:
+    """The places with weights among the first: repeats of them bring no others."""
+    return (p for p in islice(places(spec.network, n_in), _SHOWN) if p.part is Part.WEIGHTS)
 
 
 def free_bytes(root: Path = Path("/")) -> int:
