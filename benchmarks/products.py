@@ -43,7 +43,7 @@ SHAPES = [
     (512, 1024, 1024), (1024, 1024, 1024), (256, 4096, 1024),
 ]  # fmt: skip
 ORIENTATIONS = {"X W": (False, False), "Δ Wᵀ": (False, True), "Xᵀ Δ": (True, False)}
-ROUNDS = 15
+ROUNDS = 31
 SECONDS = 1e-3
 """Of a turn."""
 
