@@ -369,6 +369,9 @@ def test_what_the_template_leaves_out_can_be_put_in(apart):
     text = left_out.sub(lambda match: match[0][2 * (match[1] != apart) :], TEMPLATE)
     spec = toml.loads(text.replace('"digits"', '"a.csv"'))
     put_in = {
-        key for part in (spec.data, spec.training) for key in keys if getattr(part, key, None)
+        key
+        for part in (spec.data, spec.training, spec.measure)
+        for key in keys
+        if getattr(part, key, None)
     }
     assert put_in == keys - {apart}

@@ -254,14 +254,23 @@ class Training(Table, frozen=True):
 
 
 class Measure(Table, frozen=True):
-    """When telemetry is taken: each of the first `first` steps, then every `every`-th (0: none)."""
+    """When telemetry is taken.
 
-    every: int = 10
+    Args:
+        every: every site is summarised in each `every`-th step after the first ones; 0: in none of
+            them. None: as often as takes a twentieth of the time, and twenty times at least.
+        first: and in each of the first `first` steps.
+        moments: whether moments and extremes of every site are kept of every step.
+    """
+
+    every: int | None = None
     first: int = 10
+    moments: bool = False
 
     def __post_init__(self) -> None:
-        whole(self, "every", low=0)
+        whole(self, "every", low=0, optional=True)
         whole(self, "first", low=0)
+        flag(self, "moments")
 
 
 class Spec(Table, frozen=True):

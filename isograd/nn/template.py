@@ -56,6 +56,7 @@ batch_size = 64
 # recompute = true    # less memory, up to a third more work: the forward pass is run twice
 
 [measure]
-first = 10            # measure every one of the first steps,
-every = 10            # then every tenth
+first = 10            # measure every one of the first steps;
+# every = 10          # then every tenth; left out: as often as takes a twentieth of the time
+moments = false       # keep means and spreads of every site of every step, too
 """

@@ -18,8 +18,11 @@ from isograd.engine.graph import ArraySpec
 from isograd.nn.model import Model
 from isograd.nn.spec import Spec
 from isograd.optim.rules import optimiser
+from isograd.telemetry.measured import moments_of
+from isograd.telemetry.packing import Packing
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
+from isograd.training.cadence import Costs, cadence
 from isograd.training.data import Split, Task, batches
 from isograd.training.scores import Score, evaluate
 from isograd.training.start import Start, load_split, prepare, schedule_of
@@ -64,6 +67,7 @@ class Outcome:
         validation: likewise; None where there is no validation part.
         stopped: how it ended.
         seconds: wall time of the loop.
+        telemetry_seconds: what of that went into measuring.
         backend: what ran the steps.
         task: of the data: "classes", "binary" or "regression".
         state: from which `fit` can go on.
@@ -78,6 +82,7 @@ class Outcome:
     validation: Score | None
     stopped: Stopped
     seconds: float
+    telemetry_seconds: float
     backend: Backend
     task: Task
     state: State = field(compare=False, repr=False)
@@ -86,6 +91,11 @@ class Outcome:
     def skipped(self) -> int:
         """Steps that were not applied, as they were not finite."""
         return sum(record.skipped for record in self.telemetry.records)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Over the whole run; NaN where it took no time."""
+        return len(self.telemetry.records) / self.seconds if self.seconds else math.nan
 
     @property
     def metric(self) -> str:
@@ -99,6 +109,7 @@ def fit(
     *,
     steps: int | None = None,
     sink: Callable[[Record], None] | None = None,
+    note: Callable[[str, str], None] | None = None,
     keep: Callable[[State], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     state: State | None = None,
@@ -118,6 +129,7 @@ def fit(
         split: the data; None loads those of the spec, relative paths from the current folder.
         steps: at most this many steps; None is the spec's epochs.
         sink: given each record, in order, as soon as its chunk is done.
+        note: given the name and the text of each fact that reading the records takes, before them.
         keep: given the state after each chunk, once its records are safe.
         progress: told after each chunk.
         state: where to go on, from a `keep` of the same spec and data; None starts anew.
@@ -147,9 +159,14 @@ def fit(
     validation = next((r.validation for r in reversed(done) if r.validation is not None), None)
     try:
         for chunk, after in run.chunks(total, ran, threads, chunk_seconds):
+            if note is not None:
+                for name, text in run.facts.items():
+                    note(name, text)
+                note = None
             if sink is not None:
-                for record in chunk:
-                    sink(record)
+                with run.costs.storing():
+                    for record in chunk:
+                        sink(record)
             done += chunk
             run.state = after
             if keep is not None:
@@ -172,16 +189,21 @@ def fit(
         spec=spec,
         model=model,
         params=params,
-        telemetry=Telemetry({"stopped": stopped}, tuple(done)),
+        telemetry=Telemetry({"stopped": stopped} | run.facts, tuple(done)),
         train=score(split.X_train, split.y_train),
         test=score(split.X_test, split.y_test),
         validation=score(split.X_validation, split.y_validation) if held_out else None,
         stopped=stopped,
         seconds=run.state.seconds,
+        telemetry_seconds=run.costs.seconds,
         backend=ran,
         task=split.task,
         state=run.state,
     )
+
+
+def _with_moments(record: Record, packed: bytes) -> Record:
+    return dataclasses.replace(record, moments=packed)
 
 
 class _Run:
@@ -193,6 +215,13 @@ class _Run:
         self.per_epoch = len(split.X_train) // start.batch_size
         self.schedule = schedule_of(spec, self.per_epoch)
         self.began = time.perf_counter() - state.seconds
+        self.costs, self.every = Costs(), spec.measure.every
+        self.packing = Packing(spec.dtype, ())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the telemetry must say to be read."""
+        return {"moments": self.packing.to_json()} if self.spec.measure.moments else {}
 
     def over(self, total: int) -> Stopped | None:
         """How the run has ended, if it has."""
@@ -235,8 +264,13 @@ class _Run:
             active=self.active,
             backend=backend,
             threads=threads,
+            moments=self.spec.measure.moments,
             recompute=self.spec.training.recompute,
         )
+        self.every = self.spec.measure.every
+        if self.every is None:
+            self.every = cadence(self.step.graph, total)
+        self.packing = Packing(self.spec.dtype, tuple(map(str, self.step.sites)))
         most = 1
         while not self.over(total):
             rng = np.random.default_rng()
@@ -259,7 +293,7 @@ class _Run:
 
     def _until_measured(self) -> int:
         """How many of the next steps are taken before one that is to be measured."""
-        first, every = self.spec.measure.first, self.spec.measure.every
+        first, every = self.spec.measure.first, self.every
         if self.state.step < first:
             return 0
         return (first - self.state.step) % every if every else sys.maxsize
@@ -275,11 +309,21 @@ class _Run:
         state, due = self.state, self._until_measured() == 0
         each = rows, *self._rates(len(rows))
         summaries: Mapping[Site, Summary] = {}
+        packed: list[bytes] = []
         carry = state.theta, state.rule, dict(state.statistics)
+        given = carry, self.data, each
+        began = time.perf_counter()
         if due:
-            carry, out, applied, (summaries,) = self.step.measured(carry, self.data, each)
+            carry, out, applied, (summaries,) = self.step.measured(*given)
+            self.costs.measured(time.perf_counter() - began, lambda: self.step.bare(*given))
+            if self.step.sites:
+                packed = self.packing.pack(moments_of(summaries, self.step.sites)[None])
+        elif self.step.brief is not None:
+            carry, out, applied, taken = self.step.brief(*given)
+            packed = self.packing.pack(taken)
+            self.costs.brief(time.perf_counter() - began, lambda: self.step.bare(*given))
         else:
-            carry, out, applied = self.step.bare(carry, self.data, each)
+            carry, out, applied = self.step.bare(*given)
         skipped, streak = applied < len(rows), 0 if applied else state.streak
         if skipped and not due and streak == 0:
             alone = tuple(a[applied : applied + 1] for a in each)
@@ -298,6 +342,8 @@ class _Run:
                 strict=False,
             )
         ]
+        if packed:
+            records = list(map(_with_moments, records, packed))
         if summaries or skipped:
             told: dict[str, Any] = {"skipped": skipped, "summaries": summaries}
             if due and applied:

@@ -22,7 +22,8 @@ from isograd.engine.trace import trace
 from isograd.engine.tree import flatten, map_leaves
 from isograd.nn.model import Model, Noise
 from isograd.optim.rules import Optimiser, global_norm
-from isograd.telemetry.measured import Active, measured_scan
+from isograd.telemetry.measured import Active, measured_scan, moments_scan
+from isograd.telemetry.records import Site
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Step:
         graph: what one step does; with probes.
         measured: runs it, and gives the summaries of each round too.
         bare: runs it without probes.
+        brief: runs it, and gives the moments of `sites` in each round too; None if not asked for.
+        sites: in the order of those moments.
         loss: the loss of a batch, (θ, statistics, (inputs, targets), rows, number) to a scalar.
         state: the update rule's first state.
     """
@@ -73,6 +76,8 @@ class Step:
     graph: Graph
     measured: Callable[..., Any]
     bare: Callable[..., Any]
+    brief: Callable[..., Any] | None
+    sites: tuple[Site, ...]
     loss: Callable[..., Any]
     state: Any
 
@@ -90,6 +95,7 @@ def compile_step(
     backend: Backend = "numpy",
     threads: int | None = None,
     recompute: bool = False,
+    moments: bool = False,
 ) -> Step:
     """Trace, optimise and plan a training step.
 
@@ -105,6 +111,7 @@ def compile_step(
         key: (2,) of the run's randomness; the number of the step, () uint32, is its counter.
         active: by site, the interval outside of which values count as saturated.
         backend, threads, recompute: how it is run, as for `isograd.backends.select.scan`.
+        moments: whether steps are to give moments of every site.
     """
 
     def step(carry: Any, fixed: Any, each: Any) -> tuple[Any, ...]:
@@ -143,10 +150,13 @@ def compile_step(
     alone = trace(loss, theta, statistics, fixed, rows, number)
     alone = optimise(alone, (WITHOUT_PROBES, *EXACT)).graph
     how: Any = {"axes": {graph.inputs[-len(each)]: 0}, "threads": threads, "recompute": recompute}
+    brief, sites = moments_scan(graph, backend, active or {}, **how) if moments else (None, ())
     return Step(
         graph=graph,
         measured=measured_scan(graph, backend, active or {}, **how),
         bare=scan(bare, backend, **how),
+        brief=brief,
+        sites=sites,
         loss=executable(alone, backend),
         state=start,
     )
