@@ -15,7 +15,7 @@ from isograd.engine.autodiff import value_and_grad
 from isograd.engine.dispatch import spec_of
 from isograd.engine.functions import concatenate, probe, reshape
 from isograd.engine.functions import sum as total
-from isograd.engine.graph import ArraySpec, Graph
+from isograd.engine.graph import ArraySpec, Graph, Var
 from isograd.engine.ops import Value
 from isograd.engine.passes import EXACT, TURNED_PRODUCTS, WITHOUT_PROBES, optimise
 from isograd.engine.trace import trace
@@ -82,6 +82,54 @@ class Step:
     state: Any
 
 
+def trace_step(
+    model: Model,
+    rule: Optimiser,
+    layout: Layout,
+    inputs: ArraySpec,
+    targets: ArraySpec,
+    batch_size: int,
+    key: NDArray[np.uint32],
+) -> Graph:
+    """A training step as a graph, with probes; see `compile_step`."""
+
+    def step(carry: Any, fixed: Any, each: Any) -> tuple[Any, ...]:
+        theta, state, statistics = carry
+        rows, lr, number = each
+        x, y = (array[rows] for array in fixed)
+
+        def risk(parts: Mapping[str, Value]) -> tuple[Value, Any]:
+            seen = {name: probe(array, name, f"d{name}") for name, array in parts.items()}
+            return model.train_loss(seen | statistics, x, y, Noise(key, number))
+
+        (value, statistics), gradients = value_and_grad(risk, has_aux=True)(layout.split(theta))
+        gradient = layout.join(gradients)
+        update, state = rule.update(gradient, state, lr, theta)
+        for name, part in layout.split(update).items():
+            probe(part, f"u{name}")
+        norm, slope = global_norm(gradient), total(gradient * update)
+        carry = theta + update, state, statistics
+        return carry, (value, norm, slope), _finite((value, norm, carry))
+
+    dtype = inputs.dtype
+    theta, statistics = _carried(model, layout, dtype)
+    start = rule.init(np.zeros(layout.size, dtype))
+    state = map_leaves(lambda s: ArraySpec(np.shape(s), np.asarray(s).dtype), start)
+    each = ArraySpec((batch_size,), np.int64), ArraySpec((), dtype), ArraySpec((), np.uint32)
+    traced = trace(step, (theta, state, statistics), (inputs, targets), each)
+    return optimise(traced, (*EXACT, TURNED_PRODUCTS, *EXACT)).graph
+
+
+def without_probes(graph: Graph) -> Graph:
+    """The same step, unseen."""
+    return optimise(graph, (WITHOUT_PROBES, *EXACT)).graph
+
+
+def batch_of(graph: Graph) -> dict[Var, int]:
+    """The input of a step that chooses its rows, and the axis along which it does."""
+    return {graph.inputs[-3]: 0}
+
+
 def compile_step(
     model: Model,
     rule: Optimiser,
@@ -114,52 +162,34 @@ def compile_step(
         moments: whether steps are to give moments of every site.
     """
 
-    def step(carry: Any, fixed: Any, each: Any) -> tuple[Any, ...]:
-        theta, state, statistics = carry
-        rows, lr, number = each
-        x, y = (array[rows] for array in fixed)
-
-        def risk(parts: Mapping[str, Value]) -> tuple[Value, Any]:
-            seen = {name: probe(array, name, f"d{name}") for name, array in parts.items()}
-            return model.train_loss(seen | statistics, x, y, Noise(key, number))
-
-        (value, statistics), gradients = value_and_grad(risk, has_aux=True)(layout.split(theta))
-        gradient = layout.join(gradients)
-        update, state = rule.update(gradient, state, lr, theta)
-        for name, part in layout.split(update).items():
-            probe(part, f"u{name}")
-        norm, slope = global_norm(gradient), total(gradient * update)
-        carry = theta + update, state, statistics
-        return carry, (value, norm, slope), _finite((value, norm, carry))
-
     def loss(theta: Value, statistics: Any, fixed: Any, rows: Value, number: Value) -> Value:
         params = layout.split(theta) | statistics
         x, y = (array[rows] for array in fixed)
         return model.train_loss(params, x, y, Noise(key, number))[0]
 
-    dtype = inputs.dtype
-    start = rule.init(np.zeros(layout.size, dtype))
-    state = map_leaves(lambda s: ArraySpec(np.shape(s), np.asarray(s).dtype), start)
-    theta, lr = ArraySpec((layout.size,), dtype), ArraySpec((), dtype)
-    statistics = {name: ArraySpec(shape, dtype) for name, shape in model.statistics.items()}
-    rows, number = ArraySpec((batch_size,), np.int64), ArraySpec((), np.uint32)
-    fixed, each = (inputs, targets), (rows, lr, number)
-    traced = trace(step, (theta, state, statistics), fixed, each)
-    graph = optimise(traced, (*EXACT, TURNED_PRODUCTS, *EXACT)).graph
-    bare = optimise(graph, (WITHOUT_PROBES, *EXACT)).graph
-    alone = trace(loss, theta, statistics, fixed, rows, number)
-    alone = optimise(alone, (WITHOUT_PROBES, *EXACT)).graph
-    how: Any = {"axes": {graph.inputs[-len(each)]: 0}, "threads": threads, "recompute": recompute}
+    graph = trace_step(model, rule, layout, inputs, targets, batch_size, key)
+    rows, _, number = (var.spec for var in graph.inputs[-3:])
+    theta, statistics = _carried(model, layout, inputs.dtype)
+    alone = trace(loss, theta, statistics, (inputs, targets), rows, number)
+    how: Any = {"axes": batch_of(graph), "threads": threads, "recompute": recompute}
     brief, sites = moments_scan(graph, backend, active or {}, **how) if moments else (None, ())
     return Step(
         graph=graph,
         measured=measured_scan(graph, backend, active or {}, **how),
-        bare=scan(bare, backend, **how),
+        bare=scan(without_probes(graph), backend, **how),
         brief=brief,
         sites=sites,
-        loss=executable(alone, backend),
-        state=start,
+        loss=executable(without_probes(alone), backend),
+        state=rule.init(np.zeros(layout.size, inputs.dtype)),
     )
+
+
+def _carried(
+    model: Model, layout: Layout, dtype: np.dtype[Any]
+) -> tuple[ArraySpec, dict[str, ArraySpec]]:
+    """θ, and what training gathers but does not learn."""
+    shapes = model.statistics.items()
+    return ArraySpec((layout.size,), dtype), {n: ArraySpec(shape, dtype) for n, shape in shapes}
 
 
 def _finite(tree: Any) -> Value:
@@ -176,4 +206,12 @@ def parameters(layout: Layout, theta: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {name: np.array(array) for name, array in layout.split(theta).items()}
 
 
-__all__ = ["Layout", "Step", "compile_step", "parameters"]
+__all__ = [
+    "Layout",
+    "Step",
+    "batch_of",
+    "compile_step",
+    "parameters",
+    "trace_step",
+    "without_probes",
+]

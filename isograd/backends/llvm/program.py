@@ -192,6 +192,11 @@ class Program:
         """Time spent so far in each item that has a kernel, by its number; of a timed program."""
         return {i: int(self._times[thread][entry]) for i, thread, entry in self._timers}
 
+    def forget_times(self) -> None:
+        """Count nanoseconds from 0 again."""
+        for times in self._times:
+            times[:] = 0
+
     # --- runs
 
     def run(
