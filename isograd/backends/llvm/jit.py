@@ -56,12 +56,12 @@ def available() -> str | None:
         import llvmlite
         import llvmlite.binding as llvm
     except ImportError:
-        return 'llvmlite is not installed: pip install "isograd[native]"'
+        return "llvmlite is not installed: pip install llvmlite"
     except OSError as error:
         return f"llvmlite cannot be loaded: {error}"
     version = llvmlite.__version__
     if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < _OLDEST:
-        return f'llvmlite {version} is too old: pip install -U "isograd[native]"'
+        return f"llvmlite {version} is too old: pip install -U llvmlite"
     try:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
