@@ -57,7 +57,9 @@ def test_every_primitive_has_a_row_and_a_domain() -> None:
     assert len({row.op for row in TABLE}) == len(TABLE)
     assert set(RULES) == set(Op)
     assert all(RULES[op].domain for op in Op)
-    assert {row.op for row in TABLE if row.scalar} == {op for op in Op if RULES[op].elementwise}
+    elementwise = {op for op in Op if RULES[op].elementwise}
+    # The dtype of a cast is a parameter, so it has a row in its own form.
+    assert {row.op for row in TABLE if row.scalar} == elementwise - {Op.CAST}
 
 
 def test_a_missing_row_is_seen() -> None:
