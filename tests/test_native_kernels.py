@@ -56,7 +56,7 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.n
 
 # --- sums and maxima
 
-SHAPES = ((), (1,), (7,), (16,), (300,), (64, 10), (3, 65), (130, 3), (2, 1, 40), (5, 9, 17))
+SHAPES = ((), (7,), (16,), (300,), (64, 10), (3, 65), (2, 1, 40), (5, 9, 17))
 
 
 def axes_of(x: np.ndarray) -> list[tuple[int, ...]]:
@@ -70,7 +70,7 @@ def test_sums_and_maxima_over_any_axes(dtype: str, rng: np.random.Generator) -> 
     for shape in SHAPES:
         x = values(rng, shape, dtype)
         x = np.round(8 * x) if x.dtype.kind == "f" else x
-        for y in layouts(x) if shape in ((3, 65), (5, 9, 17)) else [x]:
+        for y in layouts(x) if shape == (5, 9, 17) else [x]:
             for axes in axes_of(x):
                 for op in (Op.SUM, Op.REDUCE_MAX):
                     got, want = native(op, y, axes=axes), by_rule(op, x, axes=axes)
@@ -171,7 +171,7 @@ def test_rows_are_those_of_mpmath(dtype: str, width: int, rng: np.random.Generat
     """
     info = np.finfo(dtype)
     u, least = float(info.eps) / 2, float(info.smallest_subnormal)
-    for classes in (1, 2, 3, 10, 15, 16, 17, 33, 200):
+    for classes in (1, 2, 10, 15, 16, 17, 33, 100):
         x = rng.standard_normal((19, classes)).astype(dtype)
         x[1], x[2, 0], x[3] = x[1, 0], 30.0, 60.0 * x[3]
         x[4, -1] = x[4].max()
