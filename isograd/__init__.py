@@ -2,6 +2,7 @@
 
 from isograd import nn
 from isograd._version import __version__
+from isograd.backends.compile import compile
 from isograd.engine import (
     ArraySpec,
     evaluate,
@@ -26,6 +27,7 @@ __all__ = [
     "ArraySpec",
     "IsogradError",
     "__version__",
+    "compile",
     "doctor",
     "evaluate",
     "fit",

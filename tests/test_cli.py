@@ -22,6 +22,7 @@ from test_run import strict
 
 import isograd.report
 from isograd import cli
+from isograd.backends import select
 from isograd.diagnosis import Profile
 from isograd.nn import He, Xavier
 from isograd.nn.spec import ACTIVATION_NAMES, BUILT_IN_DATA, Init, Layer, Loss, Optimiser, kinds
@@ -363,7 +364,7 @@ def test_ctrl_c_in_training(command: Command, monkeypatch: Any) -> None:
             yield records, state
 
     monkeypatch.setattr(loop._Run, "chunks", chunks)
-    Path("ok.toml").write_text(HEALTHY)
+    Path("ok.toml").write_text(HEALTHY + "\n[measure]\nevery = 10\n")
     answer = command("train", "ok.toml")
     assert answer.code == 130
     assert "interrupted after 30 steps" in answer.words
@@ -858,3 +859,47 @@ def test_an_encoding_without_greek_letters(place: Path) -> None:
         out, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (1, b"")
     assert b"vanishing gradient" in out
+
+
+# --- backends
+
+
+def test_the_backend_is_told_and_kept(command: Command) -> None:
+    Path("ok.toml").write_text(HEALTHY)
+    answer = command("train", "ok.toml", "--out", "one", "--backend", "numpy", "--threads", "1")
+    assert re.search(r"finished after 140 steps in \d+\.\d s, \d+ steps/s \(numpy\)", answer.words)
+    outcome = answer_of(command("train", "ok.toml", "--backend", "numpy", "--json"), "train")[
+        "outcome"
+    ]
+    assert outcome["backend"] == "numpy"
+    assert outcome["steps_per_second"] == outcome["steps"] / outcome["seconds"]
+    result = answer_of(command("show", "one", "--json"), "show")["result"]
+    assert result["backend"] == "numpy"
+    content = answer_of(command("doctor", "ok.toml", "--backend", "numpy", "--json"), "doctor")
+    assert content["outcome"]["backend"] == "numpy"
+
+
+@pytest.mark.parametrize("name", ["train", "doctor"])
+def test_a_backend_that_is_not_there(name: str, command: Command) -> None:
+    Path("ok.toml").write_text(HEALTHY)
+    answer = command(name, "ok.toml", "--backend", "nativ")
+    assert answer.code == 2
+    assert "a backend must be native or numpy" in answer.err
+    assert "did you mean 'native'?" in answer.err
+    assert not Path("runs").exists()
+
+
+def test_where_no_machine_code_can_be_made_the_interpreter_runs(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is said in a line, and once."""
+    monkeypatch.setattr(select, "available", lambda: "no compiler")
+    select._tell.cache_clear()
+    Path("ok.toml").write_text(HEALTHY)
+    answer = command("train", "ok.toml", "--backend", "native")
+    told = "isograd: the slower interpreter runs instead of machine code: no compiler"
+    assert " ".join(answer.err.split()) == told
+    assert "(numpy)" in answer.words
+    again = command("train", "ok.toml", "--backend", "native", "--json")
+    assert again.err == ""
+    assert answer_of(again, "train")["outcome"]["backend"] == "numpy"

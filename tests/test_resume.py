@@ -557,3 +557,28 @@ def test_a_disk_that_is_full(leave: int, small_disk: Path, tmp_path: Path) -> No
 
 def test_errors_are_the_packages_own() -> None:
     assert issubclass(RunError, IsogradError)
+
+
+# --- the backend
+
+
+def test_a_run_goes_on_with_the_backend_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "one", progress=stop_at(5), backend="numpy")
+    _, facts = sealed.read(tmp_path / "one" / CHECKPOINT, "checkpoint")
+    assert facts["backend"] == "numpy"
+    asked: list[Any] = []
+    monkeypatch.setattr("isograd.training.run.choose", lambda name: asked.append(name) or "numpy")
+    resume(tmp_path / "one", progress=stop_at(9))
+    resume(tmp_path / "one", backend="native", progress=stop_at(13))
+    assert asked == ["numpy", "native"]
+
+
+def test_a_checkpoint_of_before_there_were_backends(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "one", progress=stop_at(5), backend="numpy")
+    path = tmp_path / "one" / CHECKPOINT
+    arrays, facts = sealed.read(path, "checkpoint")
+    del facts["backend"]
+    path.write_bytes(sealed.pack("checkpoint", arrays, facts))
+    assert resume(tmp_path / "one").backend == "numpy"

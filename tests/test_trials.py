@@ -404,9 +404,10 @@ def test_arms_differ_in_nothing_but_the_edit(
         runs[-1][3].append(rows)
         return rows
 
-    def spied_fit(spec: Spec, split: Split, *, steps: Any) -> Outcome:
+    def spied_fit(spec: Spec, split: Split, *, steps: Any, **options: Any) -> Outcome:
         runs.append((spec, split, steps, []))
-        return real_fit(spec, split, steps=steps)
+        assert options == {"backend": baseline.backend, "threads": 1}
+        return real_fit(spec, split, steps=steps, **options)
 
     monkeypatch.setattr(loop, "batches", spied_batches)
     monkeypatch.setattr(module, "fit", spied_fit)
@@ -526,7 +527,7 @@ def test_a_run_that_catches_the_interruption_ends_the_trials(
     """In one process it is the training that Ctrl-C meets; its half a run does not count."""
     count = 0
 
-    def fitted(spec: Spec, split: Split, *, steps: int) -> Outcome:
+    def fitted(spec: Spec, split: Split, *, steps: int, **options: Any) -> Outcome:
         nonlocal count
         count += 1
 
@@ -534,7 +535,7 @@ def test_a_run_that_catches_the_interruption_ends_the_trials(
             if count == 5:
                 raise KeyboardInterrupt
 
-        return fit(spec, split, steps=steps, progress=interrupt)
+        return fit(spec, split, steps=steps, progress=interrupt, **options)
 
     monkeypatch.setattr(module, "fit", fitted)
     got = prescribe(*iris, [WIDER], jobs=1)

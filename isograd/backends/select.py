@@ -22,6 +22,9 @@ Backend = Literal["native", "numpy"]
 
 DEFAULT: Backend = "numpy"
 
+SLOWER = "the slower interpreter runs instead of machine code"
+"""What is said where no machine code can be made."""
+
 
 def choose(backend: str | None = None) -> Backend:
     """The backend of a name; without a name that which is taken by default.
@@ -48,8 +51,7 @@ def choose(backend: str | None = None) -> Backend:
 
 @cache
 def _tell(reason: str) -> None:
-    text = f"the slower interpreter runs instead of machine code: {reason}"
-    warnings.warn(text, RuntimeWarning, stacklevel=3)
+    warnings.warn(f"{SLOWER}: {reason}", RuntimeWarning, stacklevel=3)
 
 
 def executable(graph: Graph, backend: Backend) -> Callable[..., Any]:

@@ -41,6 +41,20 @@ CheckpointSeconds = Annotated[
 ]
 
 
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        metavar="native|numpy",
+        help="Machine code made for this machine, or the reference interpreter.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads of native code; by default one per core."),
+]
+
+
 def reseeded(spec: Any, text: str, seed: int) -> tuple[Any, str]:
     """A spec and its text with another seed."""
     from isograd.nn.toml import patch

@@ -13,9 +13,11 @@ from isograd.cli.common import (
     INTERRUPTED,
     OUT,
     SICK,
+    Backend,
     DataFolder,
     Json,
     Seed,
+    Threads,
     reseeded,
     say,
     write_new,
@@ -46,6 +48,8 @@ def doctor(
         typer.Option(help="Where to write the cured spec; by default beside the old one."),
     ] = None,
     data: DataFolder = None,
+    backend: Backend = None,
+    threads: Threads = None,
 ) -> None:
     """Train a network, say why it does not train, and prove what cures it."""
     from isograd.nn.toml import loads, read
@@ -85,6 +89,8 @@ def doctor(
             trials=trials,
             seeds=seeds,
             jobs=jobs,
+            backend=backend,
+            threads=threads,
             on_train=lambda p: bar("training", p.step, p.steps, f"loss {p.loss:.4g}"),
             on_diagnosis=diagnosed,
             on_trial=lambda name, done, total: bar("trials", done, total, name),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from isograd._version import __version__
+from isograd.backends.select import SLOWER
 from isograd.cli.common import UNREAD, UNUSABLE, complain
 from isograd.cli.doctor import doctor
 from isograd.cli.init import init
@@ -86,7 +88,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without ‖δ‖ is no error
     try:
-        app(prog_name="isograd")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", SLOWER, RuntimeWarning)
+            warnings.showwarning = lambda message, *_, **__: complain(str(message))
+            app(prog_name="isograd")
     except IsogradError as error:
         complain(str(error))
     except OSError as error:

@@ -14,12 +14,14 @@ from isograd.cli.common import (
     INTERRUPTED,
     OUT,
     SICK,
+    Backend,
     CheckpointSeconds,
     DataFolder,
     Json,
     RunArgument,
     Seed,
     SpecArgument,
+    Threads,
     reseeded,
     say,
 )
@@ -34,6 +36,8 @@ def train(
     seed: Seed = None,
     data: DataFolder = None,
     checkpoint_seconds: CheckpointSeconds = 30.0,
+    backend: Backend = None,
+    threads: Threads = None,
 ) -> None:
     """Train a network, and keep spec, telemetry, weights and result in a folder."""
     from isograd.nn.toml import loads, read
@@ -57,6 +61,8 @@ def train(
             base=base,
             progress=told,
             checkpoint_seconds=checkpoint_seconds,
+            backend=backend,
+            threads=threads,
         ),
         split,
     )
@@ -67,6 +73,8 @@ def resume(
     json: Json = False,
     data: DataFolder = None,
     checkpoint_seconds: CheckpointSeconds = 30.0,
+    backend: Backend = None,
+    threads: Threads = None,
 ) -> None:
     """Go on with a run that was interrupted, to the same end as if it had not been."""
     from isograd.training.folder import open_run
@@ -79,7 +87,14 @@ def resume(
         "resume",
         run,
         json,
-        lambda told: go_on(run, split=split, progress=told, checkpoint_seconds=checkpoint_seconds),
+        lambda told: go_on(
+            run,
+            split=split,
+            progress=told,
+            checkpoint_seconds=checkpoint_seconds,
+            backend=backend,
+            threads=threads,
+        ),
         split,
     )
 

@@ -20,6 +20,7 @@ import scipy.special
 from joblib import Parallel, delayed
 from msgspec.structs import replace
 
+from isograd.backends.select import Backend
 from isograd.diagnosis import examine
 from isograd.errors import TheoryError
 from isograd.nn.activations import Formula
@@ -155,7 +156,7 @@ def prescribe(
     jobs: int = -1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Prescription:
-    """Try candidates against both controls.
+    """Try candidates against both controls, on the backend of the sick run.
 
     Args:
         baseline: the sick run; it is the first trial of *no change*.
@@ -188,7 +189,8 @@ def prescribe(
     results: list[list[Trial]] = [[] for _ in arms]
     refused = [""] * len(arms)
     runs = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_run)(i, msgspec.to_builtins(s), defined(), split, steps) for i, s in jobs_to_do
+        delayed(_run)(i, msgspec.to_builtins(s), defined(), split, steps, baseline.backend)
+        for i, s in jobs_to_do
     )
     interrupted = False
     try:
@@ -232,9 +234,14 @@ def _steps(baseline: Outcome, split: Split) -> int:
 
 
 def _run(
-    arm: int, plain: Any, activations: Mapping[str, Formula], split: Split, steps: int
+    arm: int,
+    plain: Any,
+    activations: Mapping[str, Formula],
+    split: Split,
+    steps: int,
+    backend: Backend,
 ) -> tuple[int, Trial | str]:
-    """One trial; a refusal (no critical point for this activation) is a result.
+    """One trial, in one thread; a refusal (no critical point for this activation) is a result.
 
     The spec comes as plain data: a worker process must know the activations that the program has
     defined before it can read one that names them.
@@ -243,7 +250,7 @@ def _run(
     spec = msgspec.convert(plain, Spec)
     sparse = replace(spec, measure=Measure(first=3, every=max(1, steps // _MEASURED)))
     try:
-        outcome = fit(sparse, split, steps=steps)
+        outcome = fit(sparse, split, steps=steps, backend=backend, threads=1)
     except TheoryError as error:
         return arm, str(error)
     diagnosis = examine(outcome, split)

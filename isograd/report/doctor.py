@@ -62,6 +62,8 @@ def doctor(
     trials: bool = True,
     seeds: int = 3,
     jobs: int = -1,
+    backend: str | None = None,
+    threads: int | None = None,
     on_train: Callable[[Progress], None] | None = None,
     on_diagnosis: Callable[[Outcome, Diagnosis], None] | None = None,
     on_trial: Callable[[str, int, int], None] | None = None,
@@ -77,6 +79,7 @@ def doctor(
         trials: whether to try cures on a sick network.
         seeds: runs per arm of the trials, at least 3.
         jobs: processes for the trials; −1 takes one per core.
+        backend, threads: as for `fit`; the trials take one thread each.
         on_train, on_diagnosis, on_trial: told how far it is.
 
     Returns:
@@ -89,7 +92,7 @@ def doctor(
     text = dumps(spec) if text is None else text
     if split is None:
         split = load_split(spec, base)
-    outcome = fit(spec, split, progress=on_train)
+    outcome = fit(spec, split, progress=on_train, backend=backend, threads=threads)
     diagnosis = examine(outcome, split)
     if on_diagnosis is not None:
         on_diagnosis(outcome, diagnosis)

@@ -72,6 +72,8 @@ def outcome(o: Outcome) -> dict[str, Any]:
         "steps": len(o.telemetry.records),
         "skipped": o.skipped,
         "seconds": o.seconds,
+        "steps_per_second": o.steps_per_second,
+        "backend": o.backend,
         "layers": o.model.depth,
         "parameters": o.model.parameter_count,
         "train": dataclasses.asdict(o.train),

@@ -282,7 +282,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     """How a training run ended, in a few lines."""
     steps = _count(len(outcome.telemetry.records), "step")
     how = "stopped early" if outcome.stopped == "early" else outcome.stopped
-    _print(console, f"{how} after {steps} in {outcome.seconds:.1f} s")
+    rate = f", {_count(round(outcome.steps_per_second))} steps/s" if outcome.seconds else ""
+    _print(console, f"{how} after {steps} in {outcome.seconds:.1f} s{rate} ({outcome.backend})")
     if outcome.skipped:
         skipped = _count(outcome.skipped, "step")
         _print(console, f"{skipped} skipped: loss, gradient or result was not finite")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class Result(TypedDict):
     steps: int
     skipped: int
     seconds: float
+    backend: NotRequired[str]
     metric: str
     train: dict[str, float | None]
     test: dict[str, float | None]

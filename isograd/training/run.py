@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from isograd.backends.select import choose
 from isograd.errors import DataError, RunError
 from isograd.nn.losses import constant_loss
 from isograd.nn.spec import Spec
@@ -36,7 +37,7 @@ from isograd.training.folder import (
     open_run,
     writing,
 )
-from isograd.training.loop import Outcome, Progress, fit
+from isograd.training.loop import CHUNK_SECONDS, Outcome, Progress, fit
 from isograd.training.start import load_split, prepare
 from isograd.training.state import State, dump, restore
 
@@ -53,6 +54,8 @@ def train(
     base: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    backend: str | None = None,
+    threads: int | None = None,
 ) -> Outcome:
     """Train, and keep everything in a folder.
 
@@ -61,8 +64,9 @@ def train(
         split: the data.
         folder: made by this call.
         base: the folder that relative data paths start from; None is the current one.
-        progress: told after each step.
+        progress: told after each chunk of steps.
         checkpoint_seconds: from one checkpoint to the next; 0 makes one after each step.
+        backend, threads: as for `fit`.
 
     Returns:
         What `fit` returns. Ctrl-C ends the run early; all that was measured is kept, and `resume`
@@ -73,11 +77,12 @@ def train(
             to then stays whole.
         SpecError, TheoryError: as `fit`, and no folder is made.
     """
+    backend = choose(backend)
     state = prepare(spec, split).state
-    keeper = _Keeper(folder, spec, split.digest(), state, checkpoint_seconds)
+    keeper = _Keeper(folder, spec, split.digest(), state, backend, checkpoint_seconds)
     _make(keeper, text, split, (base or Path()).absolute())
     with keeper.going_on(), _alone(folder):
-        return _train(keeper, split, (), progress)
+        return _train(keeper, split, (), progress, threads)
 
 
 def resume(
@@ -87,16 +92,19 @@ def resume(
     base: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    backend: str | None = None,
+    threads: int | None = None,
 ) -> Outcome:
     """Go on with a run that was interrupted, from its checkpoint.
 
     It ends with the same bits as if it had never been interrupted, on the same machine with the
-    same versions of the libraries.
+    same versions of the libraries and the same backend.
 
     Args:
         folder: of the run.
         split: the data, where the spec says "arrays"; None loads those of the spec.
-        base, progress, checkpoint_seconds: as for `train`; base None is that of the run.
+        base, progress, checkpoint_seconds, threads: as for `train`; base None is that of the run.
+        backend: likewise; None takes the one that the run began with.
 
     Raises:
         RunError: the run has ended, another process trains it, or a file of it is damaged.
@@ -108,14 +116,15 @@ def resume(
         _require_unfinished(stored)
         if split is None:
             split = load_split(stored.spec, base or stored.base)
-        state = _checkpointed(stored, split)
+        state, began_with = _checkpointed(stored, split)
         records = stored.telemetry.records[: state.step]
         if len(records) < state.step:
             came = f"{len(records)} steps, and the checkpoint is at step {state.step}"
             raise damaged(came, str(folder / STORE))
-        keeper = _Keeper(folder, stored.spec, split.digest(), state, checkpoint_seconds)
+        ran = choose(backend or began_with)
+        keeper = _Keeper(folder, stored.spec, split.digest(), state, ran, checkpoint_seconds)
         with keeper.going_on():
-            return _train(keeper, split, records, progress)
+            return _train(keeper, split, records, progress, threads)
 
 
 def _require_unfinished(stored: StoredRun) -> None:
@@ -130,8 +139,8 @@ def _require_unfinished(stored: StoredRun) -> None:
     )
 
 
-def _checkpointed(stored: StoredRun, split: Split) -> State:
-    """The state in a run's checkpoint, which must be of the spec and the data at hand."""
+def _checkpointed(stored: StoredRun, split: Split) -> tuple[State, str]:
+    """State and backend in a run's checkpoint, which must be of the spec and the data at hand."""
     spec, path = stored.spec, stored.path / CHECKPOINT
     arrays, facts = sealed.read(path, "checkpoint")
     if loads(facts["spec"], anywhere=True) != spec:
@@ -149,9 +158,10 @@ def _checkpointed(stored: StoredRun, split: Split) -> State:
             fix="restore the data, or train anew",
         )
     try:
-        return restore(arrays, facts["state"], prepare(spec, split).state)
+        state = restore(arrays, facts["state"], prepare(spec, split).state)
     except RunError as error:
         raise error.at(str(path)) from None
+    return state, facts.get("backend", "numpy")  # the only one, where none is said
 
 
 def _make(keeper: _Keeper, text: str, split: Split, base: Path) -> None:
@@ -206,6 +216,7 @@ def _train(
     split: Split,
     records: Sequence[Record],
     progress: Callable[[Progress], None] | None,
+    threads: int | None,
 ) -> Outcome:
     """Train from a state on, keeping telemetry and checkpoints; then weights and result."""
     folder, state = keeper.folder, keeper.state
@@ -219,10 +230,14 @@ def _train(
                     keeper.spec,
                     split,
                     sink=store.write,
+                    note=store.set_meta,
                     keep=keeper,
                     progress=progress,
                     state=state,
                     records=records,
+                    backend=keeper.backend,
+                    threads=threads,
+                    chunk_seconds=min(CHUNK_SECONDS, keeper.seconds),
                 )
             except KeyboardInterrupt:  # a second one, while scores were taken
                 keeper.stop(keeper.state)
@@ -235,12 +250,14 @@ def _train(
 
 
 class _Keeper:
-    """Writes a run's checkpoints: told the state after each step."""
+    """Writes a run's checkpoints: told the state after each chunk of steps."""
 
     store: Store
 
-    def __init__(self, folder: Path, spec: Spec, data: str, state: State, seconds: float) -> None:
-        self.folder, self.spec, self.data = folder, spec, data
+    def __init__(
+        self, folder: Path, spec: Spec, data: str, state: State, backend: str, seconds: float
+    ) -> None:
+        self.folder, self.spec, self.data, self.backend = folder, spec, data, backend
         self.state, self.saved, self.seconds = state, state.step, seconds
         self.due = time.monotonic() + seconds
 
@@ -250,7 +267,7 @@ class _Keeper:
             self.save()
 
     def stop(self, state: State) -> None:
-        """Write one of the last whole step; nothing is kept of a step that was begun after it."""
+        """Write one of the last whole chunk; nothing is kept of one that was begun after it."""
         self.store.cut(state.step)
         self.state = state
         self.save()
@@ -268,6 +285,7 @@ class _Keeper:
         """The content of one."""
         arrays, facts = dump(self.state)
         facts = {"spec": dumps(self.spec), "data": self.data, "state": facts}
+        facts["backend"] = self.backend
         return sealed.pack("checkpoint", arrays, facts)
 
     @contextmanager
@@ -288,6 +306,7 @@ def _finish(folder: Path, outcome: Outcome, preparation: Preparation) -> None:
         "steps": len(outcome.telemetry.records),
         "skipped": outcome.skipped,
         "seconds": outcome.seconds,
+        "backend": outcome.backend,
         "metric": outcome.metric,
         "train": asdict(outcome.train),
         "test": asdict(outcome.test),

@@ -1,0 +1,53 @@
+"""Which backend is taken."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+import isograd
+from isograd.backends import select
+from isograd.errors import IsogradError
+
+
+def test_what_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "available", lambda: None)
+    assert select.choose("numpy") == "numpy"
+    assert select.choose("native") == "native"
+    assert select.choose() == select.DEFAULT
+    for default in ("numpy", "native"):
+        monkeypatch.setattr(select, "DEFAULT", default)
+        assert select.choose() == default
+
+
+def test_without_machine_code_the_interpreter_is_taken_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(select, "available", lambda: "a reason")
+    select._tell.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert [select.choose("native") for _ in range(3)] == ["numpy"] * 3
+        assert select.choose("numpy") == "numpy"
+    assert [(w.category, str(w.message)) for w in told] == [
+        (RuntimeWarning, f"{select.SLOWER}: a reason")
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "llvm", "NumPy", 3])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(IsogradError, match="a backend must be native or numpy") as error:
+        select.choose(name)
+    assert error.value.came == repr(name)
+    assert error.value.fix
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_both_run_the_same_graph(backend: select.Backend) -> None:
+    if backend == "native":
+        pytest.importorskip("llvmlite")
+    graph = isograd.trace(lambda x, y: (x * 2.0 + y, y), np.zeros(3), np.zeros(3))
+    first, second = select.executable(graph, backend)(np.arange(3.0), np.ones(3))
+    assert (first.tolist(), second.tolist()) == ([1.0, 3.0, 5.0], [1.0] * 3)
