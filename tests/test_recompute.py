@@ -53,10 +53,12 @@ def planned(new: Recomputed) -> Plan:
 
 
 def run(p: Plan, args: Any) -> tuple[Any, dict[str, list[np.ndarray]]]:
-    """The result, and what the probes see in turn, by site."""
+    """The result, and what the probes see, by site: one that is probed twice has no order."""
     seen = defaultdict(list)
     result = Executable(p)(*args, observe=lambda site, x: seen[site].append(np.array(x)))
-    return result, dict(seen)
+    return result, {
+        site: sorted(arrays, key=lambda a: (a.shape, a.tobytes())) for site, arrays in seen.items()
+    }
 
 
 def same(graph: Graph, new: Recomputed, args: Any) -> bool:
@@ -258,7 +260,7 @@ def pulled(seeds: range, dtype: Any) -> Graph:
         return values, args
 
     specs = [ArraySpec(shape, dtype) for shape in ((), (3,), (2, 3))]
-    return optimise(isograd.trace(f, *specs)).graph
+    return isograd.trace(f, *specs)
 
 
 def test_random_graphs_cut_anywhere(rng: np.random.Generator) -> None:
@@ -266,6 +268,7 @@ def test_random_graphs_cut_anywhere(rng: np.random.Generator) -> None:
     copied = 0
     for seed in range(120):
         graph = pulled(range(seed, seed + 1 + seed % 3), np.float64)
+        graph = optimise(graph).graph if seed % 2 else graph
         forward = _Forward(graph)
         for count in (1, 2, 5):
             if forward.turn < 2:

@@ -42,8 +42,9 @@ class Recomputed:
 def recompute(graph: Graph, labels: Mapping[Var, int] | None = None) -> Recomputed:
     """Compute again what the backward pass reads, where less is then alive at once.
 
-    Of n values of one size, one to a layer, √n are kept and √n are computed again at a time. It is
-    to be run last: to a pass that looks for common subexpressions, copies are that.
+    Of a chain of L layers, of each of which m values of one size are read again, about √(2 m L) are
+    alive at once. It is to be run last: to a pass that looks for common subexpressions, copies are
+    that.
 
     Args:
         graph: a valid graph, its equations in the order of a trace.
@@ -54,7 +55,7 @@ def recompute(graph: Graph, labels: Mapping[Var, int] | None = None) -> Recomput
         higher one.
 
     References:
-        Chen, Xu, Zhang & Guestrin 2016, Training deep nets with sublinear memory cost, sec. 4.1.
+        Chen, Xu, Zhang & Guestrin 2016, Training deep nets with sublinear memory cost, sec. 4.
         Griewank & Walther 2000, Algorithm 799: Revolve, sec. 1 (forward steps for memory).
     """
     return _best(graph, labels or {})[0]
@@ -162,7 +163,8 @@ class _Forward:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.root = graph, roots(graph)
+        self.graph, _ = DEAD_CODE.run(graph)  # so that what copies wait for is there
+        graph, self.root = self.graph, roots(self.graph)
         lives = _lives(graph, self.root)
         self.turn = _turn(lives, len(graph.eqns))
         self.lives = {v: life for v, life in lives.items() if life.made < self.turn}
@@ -198,7 +200,7 @@ def _choices(forward: _Forward) -> Iterator[tuple[int, ...]]:
             again[life.made + 1] += life.nbytes
     crossing, again = list(accumulate(crossing))[:size], list(accumulate(again))[:size]
     least = math.sqrt(2 * again[-1] * median_low(crossing))
-    found = [_cuts(crossing, again, least * 2.0 ** (n / 6)) for n in range(-4, 7)]
+    found = [_cuts(crossing, again, least * 2.0 ** (n / 4)) for n in range(-3, 4)]
     yield from dict.fromkeys(cuts for cuts in found if cuts)
 
 
@@ -260,7 +262,7 @@ class _Walk:
             self.read[self.segment_of[var]].append(var)
         self.kept = {forward.root.get(v, v) for v in forward.graph.outputs}
         self.new: dict[Var, Var] = {}
-        self.inserted: dict[int, list[Eqn]] = {}
+        self.inserted: defaultdict[int, list[Eqn]] = defaultdict(list)
         self.after: dict[Var, Var] = {}
         self._following = set(self.read[len(cuts)])  # what is read of the segment that follows
 
@@ -278,7 +280,7 @@ class _Walk:
             begins = min(late[v][0] for v in dropped)
             gates = self._gates(reads[0], begins)
             wanted = {u for v in dropped for u in late[v][1]}
-            self.inserted[begins] = self._copies(self._needed(wanted, i), wanted, gates)
+            self.inserted[begins] += self._copies(self._needed(wanted, i), wanted, gates)
             self._following = set()
         self._following.update(self.read[i])
 
