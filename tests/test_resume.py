@@ -565,20 +565,28 @@ def test_errors_are_the_packages_own() -> None:
 def test_a_run_goes_on_with_the_backend_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path / "one", progress=stop_at(5), backend="numpy")
-    _, facts = sealed.read(tmp_path / "one" / CHECKPOINT, "checkpoint")
-    assert facts["backend"] == "numpy"
     asked: list[Any] = []
-    monkeypatch.setattr("isograd.training.run.choose", lambda name: asked.append(name) or "numpy")
+
+    def fitted(*args: Any, **options: Any) -> Any:
+        asked.append((options["backend"], options["threads"]))
+        return fit(*args, **options)
+
+    monkeypatch.setattr("isograd.training.run.fit", fitted)
+    monkeypatch.setattr("isograd.training.run.choose", lambda name: name)
+    run(tmp_path / "one", progress=stop_at(5), backend="numpy", threads=3)
+    _, facts = sealed.read(tmp_path / "one" / CHECKPOINT, "checkpoint")
+    assert (facts["backend"], facts["threads"]) == ("numpy", 3)
     resume(tmp_path / "one", progress=stop_at(9))
-    resume(tmp_path / "one", backend="native", progress=stop_at(13))
-    assert asked == ["numpy", "native"]
+    resume(tmp_path / "one", threads=2, progress=stop_at(13))
+    with pytest.raises(IsogradError, match="a backend must be"):
+        resume(tmp_path / "one", backend="other")
+    assert asked == [("numpy", 3), ("numpy", 3), ("numpy", 2), ("other", 2)]
 
 
 def test_a_checkpoint_of_before_there_were_backends(whole: Path, tmp_path: Path) -> None:
     run(tmp_path / "one", progress=stop_at(5), backend="numpy")
     path = tmp_path / "one" / CHECKPOINT
     arrays, facts = sealed.read(path, "checkpoint")
-    del facts["backend"]
+    del facts["backend"], facts["threads"]
     path.write_bytes(sealed.pack("checkpoint", arrays, facts))
     assert resume(tmp_path / "one").backend == "numpy"

@@ -77,12 +77,12 @@ def train(
             to then stays whole.
         SpecError, TheoryError: as `fit`, and no folder is made.
     """
-    backend = choose(backend)
+    ran = choose(backend), threads
     state = prepare(spec, split).state
-    keeper = _Keeper(folder, spec, split.digest(), state, backend, checkpoint_seconds)
+    keeper = _Keeper(folder, spec, split.digest(), state, ran, checkpoint_seconds)
     _make(keeper, text, split, (base or Path()).absolute())
     with keeper.going_on(), _alone(folder):
-        return _train(keeper, split, (), progress, threads)
+        return _train(keeper, split, (), progress)
 
 
 def resume(
@@ -98,13 +98,13 @@ def resume(
     """Go on with a run that was interrupted, from its checkpoint.
 
     It ends with the same bits as if it had never been interrupted, on the same machine with the
-    same versions of the libraries and the same backend.
+    same versions of the libraries, the same backend and the same number of threads.
 
     Args:
         folder: of the run.
         split: the data, where the spec says "arrays"; None loads those of the spec.
-        base, progress, checkpoint_seconds, threads: as for `train`; base None is that of the run.
-        backend: likewise; None takes the one that the run began with.
+        base, progress, checkpoint_seconds: as for `train`; base None is that of the run.
+        backend, threads: likewise; None takes what the run began with.
 
     Raises:
         RunError: the run has ended, another process trains it, or a file of it is damaged.
@@ -116,15 +116,15 @@ def resume(
         _require_unfinished(stored)
         if split is None:
             split = load_split(stored.spec, base or stored.base)
-        state, began_with = _checkpointed(stored, split)
+        state, (began_with, as_many) = _checkpointed(stored, split)
         records = stored.telemetry.records[: state.step]
         if len(records) < state.step:
             came = f"{len(records)} steps, and the checkpoint is at step {state.step}"
             raise damaged(came, str(folder / STORE))
-        ran = choose(backend or began_with)
+        ran = choose(backend or began_with), threads or as_many
         keeper = _Keeper(folder, stored.spec, split.digest(), state, ran, checkpoint_seconds)
         with keeper.going_on():
-            return _train(keeper, split, records, progress, threads)
+            return _train(keeper, split, records, progress)
 
 
 def _require_unfinished(stored: StoredRun) -> None:
@@ -139,8 +139,11 @@ def _require_unfinished(stored: StoredRun) -> None:
     )
 
 
-def _checkpointed(stored: StoredRun, split: Split) -> tuple[State, str]:
-    """State and backend in a run's checkpoint, which must be of the spec and the data at hand."""
+def _checkpointed(stored: StoredRun, split: Split) -> tuple[State, tuple[str, int | None]]:
+    """The state in a run's checkpoint, which must be of the spec and the data at hand.
+
+    And what ran its steps: backend, and number of threads.
+    """
     spec, path = stored.spec, stored.path / CHECKPOINT
     arrays, facts = sealed.read(path, "checkpoint")
     if loads(facts["spec"], anywhere=True) != spec:
@@ -161,7 +164,8 @@ def _checkpointed(stored: StoredRun, split: Split) -> tuple[State, str]:
         state = restore(arrays, facts["state"], prepare(spec, split).state)
     except RunError as error:
         raise error.at(str(path)) from None
-    return state, facts.get("backend", "numpy")  # the only one, where none is said
+    # Where no backend is said, there was but one.
+    return state, (facts.get("backend", "numpy"), facts.get("threads"))
 
 
 def _make(keeper: _Keeper, text: str, split: Split, base: Path) -> None:
@@ -216,7 +220,6 @@ def _train(
     split: Split,
     records: Sequence[Record],
     progress: Callable[[Progress], None] | None,
-    threads: int | None,
 ) -> Outcome:
     """Train from a state on, keeping telemetry and checkpoints; then weights and result."""
     folder, state = keeper.folder, keeper.state
@@ -236,7 +239,7 @@ def _train(
                     state=state,
                     records=records,
                     backend=keeper.backend,
-                    threads=threads,
+                    threads=keeper.threads,
                     chunk_seconds=min(CHUNK_SECONDS, keeper.seconds),
                 )
             except KeyboardInterrupt:  # a second one, while scores were taken
@@ -255,9 +258,16 @@ class _Keeper:
     store: Store
 
     def __init__(
-        self, folder: Path, spec: Spec, data: str, state: State, backend: str, seconds: float
+        self,
+        folder: Path,
+        spec: Spec,
+        data: str,
+        state: State,
+        ran: tuple[str, int | None],
+        seconds: float,
     ) -> None:
-        self.folder, self.spec, self.data, self.backend = folder, spec, data, backend
+        self.folder, self.spec, self.data = folder, spec, data
+        self.backend, self.threads = ran
         self.state, self.saved, self.seconds = state, state.step, seconds
         self.due = time.monotonic() + seconds
 
@@ -285,7 +295,7 @@ class _Keeper:
         """The content of one."""
         arrays, facts = dump(self.state)
         facts = {"spec": dumps(self.spec), "data": self.data, "state": facts}
-        facts["backend"] = self.backend
+        facts |= {"backend": self.backend, "threads": self.threads}
         return sealed.pack("checkpoint", arrays, facts)
 
     @contextmanager
