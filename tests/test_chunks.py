@@ -48,11 +48,11 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def at_most(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, float]]:
+def at_most(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], dict[str, Any]]:
     """Bounds the size of chunks, which otherwise grow without end."""
     real = loop._Run._until_measured
 
-    def bound(size: int) -> dict[str, float]:
+    def bound(size: int) -> dict[str, Any]:
         monkeypatch.setattr(loop._Run, "_until_measured", lambda run: min(real(run), size))
         return {"chunk_seconds": math.inf}
 
@@ -68,14 +68,22 @@ def same(a: Outcome, b: Outcome) -> bool:
     )
 
 
+@pytest.fixture(params=["numpy", "native"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "native":
+        pytest.importorskip("llvmlite")
+    return str(request.param)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, EVERY])
 def test_results_do_not_depend_on_the_size_of_chunks(
-    size: int, chunks: list[int], at_most: Callable[[int], dict[str, float]]
+    size: int, backend: str, chunks: list[int], at_most: Callable[[int], dict[str, Any]]
 ) -> None:
-    one_by_one = fit(SPEC, SPLIT, chunk_seconds=0.0)
+    one_by_one = fit(SPEC, SPLIT, chunk_seconds=0.0, backend=backend)
+    assert one_by_one.backend == backend
     assert set(chunks) == {1}
     chunks.clear()
-    assert same(fit(SPEC, SPLIT, **at_most(size)), one_by_one)
+    assert same(fit(SPEC, SPLIT, backend=backend, **at_most(size)), one_by_one)
     assert max(chunks) == min(size, 12), "a step of thirteen is measured, by itself"
 
 
@@ -87,7 +95,7 @@ def test_a_run_in_chunks_is_told_from_another() -> None:
 
 @pytest.mark.parametrize("size", [3, EVERY])
 def test_a_run_goes_on_from_the_end_of_any_chunk(
-    size: int, at_most: Callable[[int], dict[str, float]]
+    size: int, at_most: Callable[[int], dict[str, Any]]
 ) -> None:
     whole = fit(SPEC, SPLIT, chunk_seconds=0.0)
     states: list[State] = []
@@ -154,13 +162,13 @@ def spoiled(rows: dict[int, float]) -> tuple[Spec, Split]:
 
 @pytest.mark.parametrize("count", [1, 12])
 def test_steps_that_are_skipped_within_chunks(
-    count: int, chunks: list[int], at_most: Callable[[int], dict[str, float]]
+    count: int, backend: str, chunks: list[int], at_most: Callable[[int], dict[str, Any]]
 ) -> None:
     """One by itself or several in a row, of which the first is measured."""
     spec, split = spoiled({7 * i: 1e30 for i in range(count)})
-    one_by_one = fit(spec, split, chunk_seconds=0.0)
+    one_by_one = fit(spec, split, chunk_seconds=0.0, backend=backend)
     chunks.clear()
-    whole = fit(spec, split, **at_most(EVERY))
+    whole = fit(spec, split, backend=backend, **at_most(EVERY))
     assert max(chunks) >= 8
     assert same(whole, one_by_one)
     order = np.random.default_rng(np.random.SeedSequence(spec.seed).spawn(2)[1])
@@ -182,7 +190,7 @@ def test_steps_that_are_skipped_within_chunks(
 @pytest.mark.parametrize("told", ["sink", "keep", "progress"])
 @pytest.mark.parametrize("at", [1, 30, 37, 60])
 def test_an_interrupt_between_chunks_leaves_whole_ones(
-    at: int, told: str, at_most: Callable[[int], dict[str, float]]
+    at: int, told: str, at_most: Callable[[int], dict[str, Any]]
 ) -> None:
     whole = fit(SPEC, SPLIT, chunk_seconds=0.0)
 
