@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -202,10 +203,6 @@ def fit(
     )
 
 
-def _with_moments(record: Record, packed: bytes) -> Record:
-    return dataclasses.replace(record, moments=packed)
-
-
 class _Run:
     """A run in progress. Its state is frozen; a chunk of steps makes the next one."""
 
@@ -271,9 +268,8 @@ class _Run:
         if self.every is None:
             self.every = cadence(self.step.graph, total)
         self.packing = Packing(self.spec.dtype, tuple(map(str, self.step.sites)))
-        most = 1
+        most, rng = 1, np.random.default_rng()
         while not self.over(total):
-            rng = np.random.default_rng()
             rng.bit_generator.state = self.state.order
             epoch = batches(len(x), self.start.batch_size, rng)
             begun = self.state.step // self.per_epoch
@@ -332,24 +328,19 @@ class _Run:
         total, count = state.losses
         for loss in losses[:applied]:
             total += loss
+        epoch = state.step // self.per_epoch  # no chunk goes on into the next
+        rates, steps = each[1].tolist(), itertools.count(state.step)
+        told = zip(losses, norms, rates, packed or itertools.repeat(None), steps, strict=False)
         records = [
-            Record(step, step // self.per_epoch, loss, lr, False, norm)
-            for step, loss, lr, norm in zip(
-                range(state.step, state.step + len(losses)),
-                losses,
-                each[1].tolist(),
-                norms,
-                strict=False,
-            )
+            Record(step, epoch, loss, lr, False, norm, moments=moments)
+            for loss, norm, lr, moments, step in told
         ]
-        if packed:
-            records = list(map(_with_moments, records, packed))
         if summaries or skipped:
-            told: dict[str, Any] = {"skipped": skipped, "summaries": summaries}
+            more: dict[str, Any] = {"skipped": skipped, "summaries": summaries}
             if due and applied:
                 after = self.step.loss(carry[0], state.statistics, self.data, rows[0], each[2][0])
-                told |= {"predicted": slopes[0], "actual": float(after) - losses[0]}
-            records[-1] = dataclasses.replace(records[-1], **told)
+                more |= {"predicted": slopes[0], "actual": float(after) - losses[0]}
+            records[-1] = dataclasses.replace(records[-1], **more)
         return records, dataclasses.replace(
             state,
             step=state.step + len(records),
@@ -369,7 +360,7 @@ class _Run:
         with np.errstate(over="ignore"):  # a rate beyond the dtype is infinite in it: it diverges
             rates = (self.spec.optimiser.lr * factors).astype(self.spec.dtype)
         # Noise comes again after 2³² steps.
-        return rates, (np.array(steps) % 2**32).astype(np.uint32)
+        return rates, (np.arange(steps.start, steps.stop) % 2**32).astype(np.uint32)
 
     def _end_epoch(self, record: Record, state: State) -> tuple[Record, State]:
         """Look at the validation part, tell the schedule, and keep the best parameters."""
