@@ -101,7 +101,7 @@ def answers(folder: Path) -> dict[str, Any]:
         )
         return {
             "doctor": ask("doctor", "spec.toml", "--jobs", "1", "--json"),
-            "train": ask("train", "spec.toml", "--json"),
+            "train": ask("train", "spec.toml", "--profile", "--json"),
             "resume": ask("resume", str(interrupted(folder)), "--json"),
             "predict": ask("predict", "runs/spec-001", "iris", "--json"),
             "show": ask("show", "runs/spec-001", "--json"),

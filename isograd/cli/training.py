@@ -38,13 +38,20 @@ def train(
     checkpoint_seconds: CheckpointSeconds = 30.0,
     backend: Backend = None,
     threads: Threads = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Then time each kernel of a step, too.")
+    ] = False,
 ) -> None:
     """Train a network, and keep spec, telemetry, weights and result in a folder."""
     from isograd.nn.toml import loads, read
     from isograd.training.folder import new_folder
+    from isograd.training.profile import profile as profiled
+    from isograd.training.profile import require_native
     from isograd.training.run import train as run
     from isograd.training.start import load_split
 
+    if profile:
+        require_native()
     text = read(spec)
     parsed = loads(text, where=str(spec))
     if seed is not None:
@@ -65,6 +72,7 @@ def train(
             threads=threads,
         ),
         split,
+        (lambda done: profiled(done.spec, split, done.state, threads=threads)) if profile else None,
     )
 
 
@@ -100,13 +108,18 @@ def resume(
 
 
 def _trained(
-    command: str, folder: Path, json: bool, work: Callable[[Callable[[Any], None]], Any], split: Any
+    command: str,
+    folder: Path,
+    json: bool,
+    work: Callable[[Callable[[Any], None]], Any],
+    split: Any,
+    profile: Callable[[Any], Any] | None = None,
 ) -> NoReturn:
     """Train, and say how to go on where an interrupt leaves nothing else to say."""
     from isograd.training.folder import CHECKPOINT
 
     try:
-        _train_and_tell(command, folder, json, work, split)
+        _train_and_tell(command, folder, json, work, split, profile)
     except KeyboardInterrupt:  # before the first step, or a second one
         if (folder / CHECKPOINT).exists() and not json:
             say(f"interrupted; go on with\n\n  isograd resume {folder}\n")
@@ -114,11 +127,17 @@ def _trained(
 
 
 def _train_and_tell(
-    command: str, folder: Path, json: bool, work: Callable[[Callable[[Any], None]], Any], split: Any
+    command: str,
+    folder: Path,
+    json: bool,
+    work: Callable[[Callable[[Any], None]], Any],
+    split: Any,
+    profile: Callable[[Any], Any] | None,
 ) -> NoReturn:
     """Train, with a bar; then say how it ended, what is wrong, and what comes next."""
     from isograd.diagnosis import examine
     from isograd.report import json as as_json
+    from isograd.report.profile import show_profile
     from isograd.report.progress import progress_bar
     from isograd.report.terminal import show_outcome
 
@@ -131,12 +150,17 @@ def _train_and_tell(
 
         outcome = work(told)
     diagnosis = examine(outcome, split)
+    found = profile(outcome) if profile and outcome.stopped != "interrupted" else None
     if json:
-        content = {"run": str(folder), "outcome": as_json.outcome(outcome)}
+        content: dict[str, Any] = {"run": str(folder), "outcome": as_json.outcome(outcome)}
         content["diagnosis"] = as_json.diagnosis(diagnosis)
+        if command == "train":
+            content["timing"] = as_json.timing(found)
         print(as_json.dumps(command, content), flush=True)
     else:
         show_outcome(OUT, outcome)
+        if found is not None:
+            show_profile(OUT, found)
         say(f"{diagnosis.verdict}: {diagnosis.reason}")
         if outcome.stopped == "interrupted":
             say(f"kept in {folder}; go on with\n\n  isograd resume {folder}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,9 @@ from isograd.remedy import Arm, Effect
 from isograd.report.doctor import Report
 from isograd.training.folder import StoredRun
 from isograd.training.loop import Outcome
+
+if TYPE_CHECKING:
+    from isograd.backends.llvm.profile import Profile
 
 SCHEMA = 1
 
@@ -65,6 +68,18 @@ def report(r: Report) -> dict[str, Any]:
     return out
 
 
+def timing(p: Profile | None) -> dict[str, Any] | None:
+    """Where the time of a step goes."""
+    if p is None:
+        return None
+    return {
+        "seconds": p.seconds,
+        "threads": p.threads,
+        "peak_flops_per_second": p.peak,
+        "kernels": [dataclasses.asdict(line) for line in p.lines],
+    }
+
+
 def outcome(o: Outcome) -> dict[str, Any]:
     """How a run ended."""
     return {
@@ -72,6 +87,7 @@ def outcome(o: Outcome) -> dict[str, Any]:
         "steps": len(o.telemetry.records),
         "skipped": o.skipped,
         "seconds": o.seconds,
+        "telemetry_seconds": o.telemetry_seconds,
         "steps_per_second": o.steps_per_second,
         "backend": o.backend,
         "layers": o.model.depth,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -52,8 +51,3 @@ def _rates(line: Line, spent: float) -> tuple[str, str, str, str]:
 
 def _share(seconds: float, spent: float) -> str:
     return f"{100.0 * seconds / max(spent, 1e-12):.1f} %"
-
-
-def profile_json(profile: Profile) -> dict[str, Any]:
-    """A profile as plain data."""
-    return dataclasses.asdict(profile)

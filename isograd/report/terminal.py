@@ -284,14 +284,17 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     how = "stopped early" if outcome.stopped == "early" else outcome.stopped
     rate = f", {_count(round(outcome.steps_per_second))} steps/s" if outcome.seconds else ""
     _print(console, f"{how} after {steps} in {outcome.seconds:.1f} s{rate} ({outcome.backend})")
+    if outcome.telemetry_seconds:
+        part = 100.0 * outcome.telemetry_seconds / max(outcome.seconds, 1e-9)
+        _print(console, f"telemetry took {outcome.telemetry_seconds:.2g} s of it ({part:.0f} %)")
     if outcome.skipped:
         skipped = _count(outcome.skipped, "step")
         _print(console, f"{skipped} skipped: loss, gradient or result was not finite")
     parts = {"training": outcome.train, "validation": outcome.validation, "test": outcome.test}
-    for part, score in parts.items():
+    for name, score in parts.items():
         if score is not None:
             share = _share(outcome.metric, score.accuracy)
-            _print(console, f"{part:<11}loss {_loss(score.loss)}, {share}")
+            _print(console, f"{name:<11}loss {_loss(score.loss)}, {share}")
 
 
 def _share(metric: str, value: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isograd.backends.llvm.jit import host
 from isograd.backends.select import native_scan
 from isograd.engine.graph import ArraySpec
 from isograd.nn.spec import Spec
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from isograd.backends.llvm.profile import Profile
 
 SECONDS = 0.5
+
+
+def require_native() -> None:
+    """Raise `Unavailable` where no machine code can be made."""
+    host()
 
 
 def profile(

@@ -10,7 +10,7 @@ from isograd.engine.graph import Graph, Var
 from isograd.engine.ops import Op
 from isograd.engine.plan import Plan, plan
 from isograd.engine.recompute import plan_recomputed
-from isograd.engine.shard import shard
+from isograd.engine.shard import Sharded, shard
 
 _WORTH = 2e7
 """FLOPs of matrix products from which on threads pay for waiting for each other: some 200 µs."""
@@ -42,10 +42,12 @@ def divided(
         threads = cores() if _flops(graph) >= _WORTH else 1
     length = min((var.spec.shape[axis] for var, axis in axes.items()), default=1)
     threads = max(1, min(threads, length))
-    count = min(threads * _portions(graph, axes, threads), length)
+    found = shard(graph, axes, threads, pieces=threads)
+    count = min(threads * _portions(found, threads), length)
     if count == 1:
         return made(graph), 1
-    found = shard(graph, axes, count, pieces=threads)
+    if count > threads:
+        found = shard(graph, axes, count, pieces=threads)
     return made(found.graph, found.shard), threads
 
 
@@ -65,15 +67,12 @@ def _flops(graph: Graph) -> float:
     )
 
 
-def _portions(graph: Graph, axes: Mapping[Var, int], threads: int) -> int:
+def _portions(found: Sharded, threads: int) -> int:
     """Into how many shards a thread's share of the batch is cut.
 
-    Each shard has sums of its own over the batch, as the gradient of the parameters; they must be
-    small beside what the cut keeps in the cache.
+    Each shard has terms of its own of the sums over the batch, as of the gradient of the
+    parameters; they must be small beside what the cut keeps in the cache.
     """
-    lengths = {var.spec.shape[axis] for var, axis in axes.items()}
-    products = [e.output.spec for e in graph.eqns if e.op is Op.MATMUL]
-    along = sum(spec.nbytes for spec in products if spec.shape and spec.shape[0] in lengths)
-    sums = sum(spec.nbytes for spec in products if not (spec.shape and spec.shape[0] in lengths))
-    portions = math.ceil(along / threads / _PORTION)
-    return portions if portions * threads * sums <= along / 4 else 1
+    portions = math.ceil(found.split_bytes / threads / _PORTION)
+    small = portions * threads * found.partial_bytes <= found.split_bytes / 4
+    return max(portions, 1) if small else 1
