@@ -16,10 +16,14 @@ def test_what_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "available", lambda: None)
     assert select.choose("numpy") == "numpy"
     assert select.choose("native") == "native"
-    assert select.choose() == select.DEFAULT
+    monkeypatch.delenv(select.VARIABLE, raising=False)
+    assert select.choose() == select.DEFAULT == "native"
     for default in ("numpy", "native"):
-        monkeypatch.setattr(select, "DEFAULT", default)
+        monkeypatch.setenv(select.VARIABLE, default)
         assert select.choose() == default
+    monkeypatch.setenv(select.VARIABLE, "numpi")
+    with pytest.raises(IsogradError, match="a backend must be native or numpy"):
+        select.choose()
 
 
 def test_without_machine_code_the_interpreter_is_taken_and_that_is_said_once(

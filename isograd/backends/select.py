@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -20,21 +21,24 @@ if TYPE_CHECKING:
 Backend = Literal["native", "numpy"]
 """Machine code made for this machine, or the reference interpreter."""
 
-DEFAULT: Backend = "numpy"
+DEFAULT: Backend = "native"
+
+VARIABLE = "ISOGRAD_BACKEND"
+"""Of the environment: another default."""
 
 SLOWER = "the slower interpreter runs instead of machine code"
 """What is said where no machine code can be made."""
 
 
 def choose(backend: str | None = None) -> Backend:
-    """The backend of a name; without a name that which is taken by default.
+    """The backend of a name; without a name that of `ISOGRAD_BACKEND`, or the default.
 
     Where no machine code can be made it is the interpreter, and a `RuntimeWarning` says so, once.
 
     Raises:
         IsogradError: no backend has that name.
     """
-    name = DEFAULT if backend is None else backend
+    name = os.environ.get(VARIABLE, DEFAULT) if backend is None else backend
     if name not in get_args(Backend):
         raise IsogradError(
             "a backend must be " + " or ".join(get_args(Backend)),
