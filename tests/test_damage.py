@@ -267,7 +267,8 @@ def timeless(text: str) -> Any:
     """JSON without how long it took."""
     content = json.loads(text)
     for place in (content, content.get("outcome", {})):
-        place.pop("seconds", None)
+        for key in ("seconds", "telemetry_seconds", "steps_per_second"):
+            place.pop(key, None)
     return content
 
 

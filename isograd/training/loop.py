@@ -150,9 +150,9 @@ def fit(
         DataError: if the split was made for another dtype or loss.
         TheoryError: if the initialiser has no answer for the activation.
     """
-    ran = choose(backend)
     split = load_split(spec) if split is None else split
     start = prepare(spec, split)
+    ran = choose(backend)
     total = start.steps if steps is None else min(steps, start.steps)
     run = _Run(spec, split, start, state or start.state)
     done = list(records)

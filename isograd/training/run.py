@@ -77,8 +77,8 @@ def train(
             to then stays whole.
         SpecError, TheoryError: as `fit`, and no folder is made.
     """
-    ran = choose(backend), threads
     state = prepare(spec, split).state
+    ran = choose(backend), threads
     keeper = _Keeper(folder, spec, split.digest(), state, ran, checkpoint_seconds)
     _make(keeper, text, split, (base or Path()).absolute())
     with keeper.going_on(), _alone(folder):
