@@ -67,7 +67,7 @@ class Store:
         self._committed = time.monotonic()
 
     @staticmethod
-    def create(path: str | Path, *, batch: int = 64) -> Store:
+    def create(path: str | Path, *, batch: int = 4096) -> Store:
         """A new store, to write to.
 
         Args:
@@ -107,7 +107,7 @@ class Store:
             raise
 
     @staticmethod
-    def resume(path: str | Path, step: int, *, batch: int = 64) -> Store:
+    def resume(path: str | Path, step: int, *, batch: int = 4096) -> Store:
         """An existing store, to write to from a step on; what it holds of later steps is dropped.
 
         Args:
