@@ -146,15 +146,15 @@ def test_a_run_is_readable_while_it_is_trained(split: Split, folder: Path) -> No
     seen: list[tuple[int, StoredRun]] = []
 
     def look(progress: Progress) -> None:
-        if progress.step >= 2000 and not seen:
+        if progress.step >= 5000 and not seen:
             seen.append((progress.step, open_run(folder)))
 
-    outcome = run(TEXT.replace("epochs = 2", "epochs = 300"), split, folder, progress=look)
+    outcome = run(TEXT.replace("epochs = 2", "epochs = 1000"), split, folder, progress=look)
     ((done, early),) = seen
     assert early.stopped == "unfinished"
     assert early.result is None
     steps = len(early.telemetry.records)
-    assert done - 64 <= steps <= done
+    assert done - 4096 <= steps <= done
     assert early.telemetry.records == outcome.telemetry.records[:steps]
 
 
@@ -459,8 +459,8 @@ def test_a_process_that_is_ended(number: signal.Signals, tmp_path: Path) -> None
 
 def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     """As a full disk: what was written stays, and the error says so."""
-    first = "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))"
-    process = training(tmp_path, LONG, first)
+    first = "resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))"
+    process = training(tmp_path, LONG.replace("every = 10", "every = 1000"), first)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert out == ""
