@@ -245,7 +245,7 @@ def test_a_report_says_what_was_not_measured_and_why() -> None:
 
 
 def test_telemetry_and_depth_make_ratios_of_the_same_rounds() -> None:
-    (bare, measured), _ = telemetry.pairs("10x64x32x1")
+    (bare, measured), *_ = telemetry.pairs("10x64x32x1")
     assert bare.name != measured.name
     bare.times, measured.times = [1e-6, 2e-6], [3e-6, 6e-6]
     assert telemetry.line(bare, measured)[-1] == "3.00 (3.00–3.00)"

@@ -37,7 +37,15 @@ PEERS = {
 """In the order of the tables."""
 
 TELEMETRY = {
-    backend: Peer(f"{PEERS[backend].title}, telemetry", "own", (f"{backend}+telemetry",))
-    for backend in ("native", "numpy")
+    f"{backend}+{kind}": Peer(f"{PEERS[backend].title}, {text}", "own", (f"{backend}+{kind}",))
+    for backend, kinds in {
+        "native": {
+            "cadence": "as it comes",
+            "moments": "moments of every site at every step",
+            "summaries": "summaries of every site at every step",
+        },
+        "numpy": {"cadence": "as it comes", "summaries": "summaries of every site at every step"},
+    }.items()
+    for kind, text in kinds.items()
 }
-"""The same steps of isograd with a summary of every site at every step."""
+"""The same steps of isograd with telemetry."""

@@ -25,6 +25,7 @@ from isograd.nn import (
 )
 from isograd.nn.model import Model, build
 from isograd.optim.rules import optimiser
+from isograd.training.cadence import cadence
 from isograd.training.step import Layout, Step, compile_step
 
 
@@ -46,7 +47,7 @@ def model_of(problem: Problem) -> tuple[Spec, Model]:
     return spec, build(spec.network, row.sizes[0], row.sizes[-1])
 
 
-def compiled(problem: Problem, backend: str) -> tuple[Step, Any]:
+def compiled(problem: Problem, backend: str, moments: bool = False) -> tuple[Step, Any]:
     """The step of the row on a backend, and the first θ."""
     spec, model = model_of(problem)
     layout = Layout(model.shapes)
@@ -62,6 +63,7 @@ def compiled(problem: Problem, backend: str) -> tuple[Step, Any]:
         active=model.active,
         backend=backend,  # type: ignore[arg-type]
         threads=problem.row.threads,
+        moments=moments,
     )
     arrays = [a for pair in zip(problem.weights, problem.biases, strict=True) for a in pair]
     theta = layout.join(dict(zip(model.shapes, arrays, strict=True)))
@@ -73,7 +75,8 @@ def make(problem: Problem, setting: str) -> Steps:
 
     Args:
         problem: what to train.
-        setting: "native" or "numpy"; with "+telemetry" every site is summarised at every step.
+        setting: "native" or "numpy"; with "+summaries" or "+moments" these are taken of every site
+            at every step, with "+cadence" summaries as often as in a long run of training.
 
     Raises:
         Unavailable: if no native code can be made here.
@@ -82,9 +85,9 @@ def make(problem: Problem, setting: str) -> Steps:
     if backend == "native" and (reason := available()) is not None:
         raise Unavailable(reason)
     start = time.perf_counter()
-    step, theta = compiled(problem, backend)
+    step, theta = compiled(problem, backend, extra == "moments")
     stages = {"trace and compile": time.perf_counter() - start}
-    run = step.measured if extra == "telemetry" else step.bare
+    run = _taken(step, extra)
     row, at = problem.row, 0
     carry = theta, step.state, {}
     fixed = problem.inputs, problem.targets
@@ -100,6 +103,30 @@ def make(problem: Problem, setting: str) -> Steps:
 
     facts = {"interpreted primitives": len(getattr(run, "fallbacks", ()))}
     return Steps(row.steps_per_call, call, stages, facts)
+
+
+def _taken(step: Step, extra: str) -> Any:
+    """What takes the steps of a call, with telemetry of a kind."""
+    if extra != "cadence":
+        return {"": step.bare, "summaries": step.measured, "moments": step.brief}[extra]
+    every, at = cadence(step.graph, 10**9), 0
+
+    def run(carry: Any, fixed: Any, each: Any) -> Any:
+        nonlocal at
+        found, first, count = [], 0, len(each[0])
+        while first < count:
+            due = (at + first) % every == 0
+            last = first + 1 if due else min(count, first + every - (at + first) % every)
+            some = tuple(a[first:last] for a in each)
+            carry, out, applied, *_ = (step.measured if due else step.bare)(carry, fixed, some)
+            found.append(out)
+            first += applied
+            if applied < len(some[0]):
+                break
+        at += first
+        return carry, [np.concatenate(part) for part in zip(*found, strict=True)], first
+
+    return run
 
 
 def each_of(row: Row, at: int) -> tuple[Any, Any, Any]:
