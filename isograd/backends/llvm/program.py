@@ -63,9 +63,9 @@ class Program:
         self.plan, graph, self._timed = plan, plan.graph, timed
         self.carried, self.rows = dict(carried or {}), frozenset(rows)
         probes = [] if measuring else [e for e in graph.eqns if e.op is Op.PROBE]
-        self._probes = [(e.params["site"], e.output) for e in probes]
+        self.probes = [(e.params["site"], e.output) for e in probes]
         self.homes = self._homes()
-        kept = {var for _, var in self._probes}
+        kept = {var for _, var in self.probes}
         works = Works(plan, self.homes, kept, measuring)
         self.views, self.items = works.views, works.items
         self.records, self.recorded = works.records, works.recorded
@@ -94,7 +94,7 @@ class Program:
         """Whose memory each output goes to: an input's, or its own."""
         graph = self.plan.graph
         back = {o: i for i, o in self.carried.items()}
-        if self._probes:  # what they show must not be written over
+        if self.probes:  # what they show must not be written over
             back = {}
         return tuple(
             graph.inputs[back[i]] if i in back else Var(var.spec)
@@ -228,7 +228,7 @@ class Program:
                 self._outside[0] = 0
                 raise IndexError("an index is out of bounds: it must lie in [−n, n) for n rows")
             if observe is not None:
-                for site, var in self._probes:
+                for site, var in self.probes:
                     observe(site, self._array(var, arrays))
             outputs = [
                 self._memory(home).copy() if home in self._carry else arrays[home]
@@ -411,7 +411,8 @@ class Scan:
         """Likewise, and what was measured: (rounds, bytes) uint8, for `program.records`."""
         form = self._form
         count, held, steady, rows = form.bind(carry, fixed, each)
-        size = 1 if observe is not None else max(count, 1)  # probes are looked at after each round
+        # What probes show is kept apart from the carry, and looked at after each round.
+        size = 1 if self.program.probes else max(count, 1)
         parts, applied = [], 0
         for first in range(0, count, size):
             some = [row[first : first + size] for row in rows]
