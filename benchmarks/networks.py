@@ -57,8 +57,8 @@ class Row:
 
     @property
     def steps_per_call(self) -> int:
-        """Steps that a peer takes in a row before anyone looks: 4 GFLOP, from 8 to 128."""
-        return int(np.clip(4_000_000_000 // self.flops, 8, 128))
+        """Steps that a peer takes in a row before anyone looks: 8 GFLOP, from 8 to 512."""
+        return int(np.clip(8_000_000_000 // self.flops, 8, 512))
 
 
 def chain(layers: int, width: int, batch: int, threads: int) -> Row:

@@ -248,6 +248,7 @@ import resource, sys
 sys.argv[1:] = {words!r}
 from isograd.cli import main
 import isograd.nn.model, isograd.training.run, isograd.diagnosis, isograd.report, sklearn.datasets
+isograd.backends.select.available()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = used + 2**27
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
