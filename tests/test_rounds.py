@@ -120,6 +120,19 @@ def test_an_observer_sees_every_round(backend: Backend) -> None:
     assert [sum(y) for _, y in seen] == sums.tolist()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_probes_that_nobody_watches_change_nothing(backend: Backend) -> None:
+    carry, each = start(4)
+
+    def watched(carry: Any, fixed: Any, each: Any) -> Any:
+        after, out, go = step(carry, fixed, each)
+        return after | {"y": F.probe(after["y"], "y")}, out, go
+
+    got, want = (runner(backend, f)(carry, (MATRIX,), each) for f in (watched, step))
+    assert got[2] == want[2] == 4
+    assert same_bits(got[:2], want[:2])
+
+
 # --- what is refused
 
 

@@ -35,7 +35,7 @@ from isograd.backends.llvm.views import Ints, View, row_major
 
 # Measured by benchmarks/products.py on one core of a Zen 4 with 1 MiB of L2 against OpenBLAS, which
 # is left with what loses: an A by columns that are far apart (0.5 to 0.85 of its rate). All else
-# runs at 0.97 to 2 of it, but for n = 10 (0.8 to 1.1), up to 99 % of the rate of multiply-adds. A B
+# runs at 0.9 to 2 of it, but for n = 10 (0.8 to 1.1), up to 99 % of the rate of multiply-adds. A B
 # of more than _FAR would lose too (0.4 to 0.75) if its strips were not copied.
 _FAR = 2**22  # bytes
 _STEP = 2**11  # bytes between columns of A
