@@ -137,3 +137,20 @@ def test_axes_that_are_walked_in_one_go_become_one(
 ) -> None:
     got = nest(shape, strides)
     assert (got.lengths, got.steps) == (lengths, steps)
+
+
+def test_arrays_that_lie_otherwise_are_read_right(rng: np.random.Generator) -> None:
+    """By columns, backwards, every other element, off the grid of their elements, read-only."""
+    native = Native(plan(isograd.trace(lambda x: F.tanh(x) + x, np.zeros((5, 7)))))
+    x = rng.standard_normal((5, 7))
+    bytes_of = np.frombuffer(b"." + x.tobytes(), np.uint8)[1:]
+    wide = np.zeros((10, 14))
+    wide[::2, ::2] = x
+    fixed = x.copy()
+    fixed.flags.writeable = False
+    views = (np.asfortranarray(x), x[::-1][::-1], wide[::2, ::2], fixed)
+    for view in (*views, np.ndarray((5, 7), np.float64, bytes_of.data)):
+        np.testing.assert_array_equal(view, x)
+        np.testing.assert_array_equal(native(view), native(x))
+    with pytest.raises(isograd.IsogradError, match="must be f64"):
+        native(x.astype(np.float32))

@@ -243,7 +243,7 @@ class Program:
             if var in self._carry:
                 self._memory(var)[...] = leaf
             else:
-                arrays[var] = np.require(leaf, var.spec.dtype, "C")
+                arrays[var] = np.require(leaf, var.spec.dtype, ("C", "A"))
         (size,) = self.recorded.spec.shape
         arrays[self.recorded] = aligned(rounds * size).reshape(rounds, size)
         carried = set(self.carried.values())
