@@ -16,9 +16,9 @@ BUDGET = 0.05
 AT_LEAST = 20
 """Measured steps of a run beside its first ones, whatever they cost: a diagnosis needs some."""
 
-# Seconds, on one core of an AMD EPYC (Zen 4) at 3.7 GHz: of a FLOP of a product, of an equation,
-# of a summary with its rows in the store, and of an element that is measured. They decide how often,
-# not what, is measured: a machine that is faster in all keeps to the same budget.
+# Seconds, on one core of an AMD EPYC (Zen 4) at 3.7 GHz: of a FLOP of a product, of an equation, of
+# a summary with its rows in the store, of an element that is measured. They decide how often, not
+# what, is measured: a machine that is faster in all keeps to the same budget.
 _FLOP, _EQUATION, _SUMMARY, _ELEMENT = 1e-11, 1e-7, 3e-5, 8e-10
 
 
