@@ -320,6 +320,7 @@ def test_another_computation_or_one_that_does_not_train_is_refused(
     first: float, later: float, message: str
 ) -> None:
     worker.check(2.0001, 1.0, 2.0)
+    worker.check(2.0001, 3.0, 2.0, learns=False)
     with pytest.raises(AssertionError, match=message):
         worker.check(first, later, 2.0)
 
