@@ -56,6 +56,15 @@ def test_the_times_of_the_kernels_are_those_of_the_step(found: Any) -> None:
     assert sum(seconds) <= found.threads * found.seconds
 
 
+def test_rows_that_are_gathered_count_and_not_the_array(found: Any, split: Any) -> None:
+    rows, width = SPEC.batch_size_for(len(split.X_train)), split.X_train.shape[1]
+    (line,) = (
+        line for line in found.lines if line.kernel.startswith(f"gather {len(split.X_train)}×")
+    )
+    itemsize = split.X_train.itemsize
+    assert line.nbytes == 2 * rows * width * itemsize + 8 * rows
+
+
 def test_a_program_without_a_clock_has_no_times() -> None:
     def step(carry: Any, fixed: Any, each: Any) -> Any:
         return carry + fixed * each, (), each

@@ -18,6 +18,7 @@ from isograd.backends.llvm.driver import DRIVE
 from isograd.backends.llvm.fused import Fused
 from isograd.backends.llvm.gemm import Gemm
 from isograd.backends.llvm.ir import I64, i64, kernel, loop
+from isograd.backends.llvm.movement import Gather
 from isograd.backends.llvm.program import Program
 from isograd.backends.llvm.work import Work
 from isograd.engine.graph import Eqn
@@ -124,6 +125,8 @@ def _flops(found: Any) -> int:
 
 def _nbytes(work: Work) -> int:
     views = (*work.reads, *work.writes)
+    if isinstance(work.kernel, Gather):  # of its array it reads what it writes
+        views = (*work.reads[1:], *work.writes, *work.writes)
     return sum(math.prod(v.shape) * v.root.spec.dtype.itemsize for v in views)
 
 
