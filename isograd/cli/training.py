@@ -116,13 +116,15 @@ def _trained(
     profile: Callable[[Any], Any] | None = None,
 ) -> NoReturn:
     """Train, and say how to go on where an interrupt leaves nothing else to say."""
-    from isograd.training.folder import CHECKPOINT
+    from isograd.training.folder import CHECKPOINT, RESULT
 
     try:
         _train_and_tell(command, folder, json, work, split, profile)
-    except KeyboardInterrupt:  # before the first step, or a second one
+    except KeyboardInterrupt:  # before the first step, after the last, or a second one
         if (folder / CHECKPOINT).exists() and not json:
             say(f"interrupted; go on with\n\n  isograd resume {folder}\n")
+        elif (folder / RESULT).exists() and not json:
+            say(f"interrupted when the run had ended; look at it with\n\n  isograd show {folder}\n")
         raise typer.Exit(INTERRUPTED) from None
 
 
