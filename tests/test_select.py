@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,3 +56,22 @@ def test_both_run_the_same_graph(backend: select.Backend) -> None:
     graph = isograd.trace(lambda x, y: (x * 2.0 + y, y), np.zeros(3), np.zeros(3))
     first, second = select.executable(graph, backend)(np.arange(3.0), np.ones(3))
     assert (first.tolist(), second.tolist()) == ([1.0, 3.0, 5.0], [1.0] * 3)
+
+
+def test_pieces_without_native_code_run_and_that_is_said_once() -> None:
+    """Half precision has no arithmetic in native code; what is around it has."""
+    pytest.importorskip("llvmlite")
+
+    def f(x: Any) -> Any:
+        half = isograd.functions.astype(x, np.float16)
+        return isograd.functions.astype(half * half, np.float64) + x
+
+    x = np.array([1.0, 2.0, 1.0 + 2.0**-12])
+    select._tell_of_pieces.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            result = select.executable(isograd.trace(f, x), "native")(x)
+            np.testing.assert_array_equal(result, x + np.array([1.0, 4.0, 1.0]))
+    assert [w.category for w in told] == [RuntimeWarning]
+    assert "mul" in str(told[0].message)

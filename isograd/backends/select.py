@@ -58,6 +58,15 @@ def _tell(reason: str) -> None:
     warnings.warn(f"{SLOWER}: {reason}", RuntimeWarning, stacklevel=3)
 
 
+@cache
+def _tell_of_pieces(primitives: tuple[str, ...]) -> None:
+    """Say once, of each set of primitives, that they have no native code."""
+    if primitives:
+        names = ", ".join(primitives)
+        text = f"pieces without native code on these dtypes run in the interpreter: {names}"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
 def executable(graph: Graph, backend: Backend) -> Callable[..., Any]:
     """A graph, ready to be called as `isograd.backends.numpy.Executable` is; it runs in one thread.
 
@@ -69,7 +78,9 @@ def executable(graph: Graph, backend: Backend) -> Callable[..., Any]:
         return reference.Executable(plan(graph))
     from isograd.backends.llvm.program import Native
 
-    return Native(plan(graph))
+    made = Native(plan(graph))
+    _tell_of_pieces(tuple(made.fallbacks))
+    return made
 
 
 def scan(
@@ -120,4 +131,6 @@ def native_scan(
 
     found, count = divided(graph, axes or {}, threads, recompute=recompute)
     measuring = None if active is None else Measuring(full, active)
-    return Scan(found, count, timed=timed, measuring=measuring)
+    made = Scan(found, count, timed=timed, measuring=measuring)
+    _tell_of_pieces(tuple(made.fallbacks))
+    return made
