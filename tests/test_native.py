@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from layered import LAYERS
 
 import isograd
 from isograd.backends.llvm.program import Native
@@ -17,15 +18,10 @@ from isograd.engine.tree import flatten
 from isograd.nn import (
     Activation,
     Adam,
-    BatchNorm,
     Dense,
-    Dropout,
     He,
-    LayerNorm,
     Network,
     Repeat,
-    Residual,
-    RMSNorm,
     Training,
     build,
 )
@@ -55,22 +51,6 @@ def check(got: Any, want: Any, tolerance: float) -> None:
         np.testing.assert_allclose(
             u[finite], v[finite], rtol=1e3 * np.finfo(v.dtype).eps, atol=bound
         )
-
-
-LAYERS = {
-    "relu": (Repeat(3, (Dense(33), Activation("relu"))), Dense(10)),
-    "tanh": (Repeat(3, (Dense(16), Activation("tanh"))), Dense(10)),
-    "norms": (Dense(20), LayerNorm(), Activation("gelu"), Dense(20), RMSNorm(), Dense(10)),
-    # Without biases: their gradient through a batch normalisation is all rounding.
-    "batch norm, dropout": (
-        Dense(20, bias=False),
-        BatchNorm(),
-        Activation("silu"),
-        Dropout(0.3),
-        Dense(10),
-    ),
-    "residual": (Dense(16), Residual((Dense(16), Activation("elu"), Dense(16))), Dense(10)),
-}
 
 
 def observed(program: Any, args: Any) -> tuple[Any, dict[str, np.ndarray]]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from checks import same_bits
+from layered import LAYERS
 from random_graphs import arguments, random_function
-from test_native import LAYERS
 from test_native import check as agree
 
 import isograd

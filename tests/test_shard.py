@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layered import LAYERS
 from optable import Row
 from optable_arrays import TABLE
 from random_graphs import arguments, random_graph
@@ -33,23 +34,17 @@ from isograd.nn import (
     AdaGrad,
     Adam,
     AdamW,
-    BatchNorm,
     BinaryCrossEntropy,
     Dense,
-    Dropout,
     HalfSquaredError,
     He,
     Huber,
-    LayerNorm,
     MeanSquaredError,
     Momentum,
     Nesterov,
     Network,
     Repeat,
-    Residual,
-    RMSNorm,
     RMSProp,
-    Scale,
     SoftmaxCrossEntropy,
     Training,
     build,
@@ -231,21 +226,6 @@ def test_random_graphs(seed: int, axes: Any, count: int, pieces: int) -> None:
 
 # --- training steps
 
-LAYERS = {
-    "relu": (Repeat(3, (Dense(33), Activation("relu"))), Dense(10)),
-    "tanh": (Repeat(3, (Dense(16), Activation("tanh"))), Dense(10)),
-    "norms": (Dense(20), LayerNorm(), Activation("gelu"), Dense(20), RMSNorm(), Dense(10)),
-    # Without biases: their gradient through a batch normalisation is all rounding.
-    "batch norm, dropout": (
-        Dense(20, bias=False),
-        BatchNorm(),
-        Activation("silu"),
-        Dropout(0.3),
-        Dense(10),
-    ),
-    "residual": (Dense(16), Residual((Dense(16), Activation("elu"), Dense(16))), Dense(10)),
-    "learned numbers": (Dense(16), Activation("prelu"), Scale(0.5, learned=True), Dense(10)),
-}
 LOSSES = (
     SoftmaxCrossEntropy(),
     SoftmaxCrossEntropy(class_weights=tuple(np.linspace(0.0, 2.0, 10)), l2=0.1),
