@@ -49,7 +49,7 @@ class Ready:
         self._table = np.array([a.__array_interface__["data"][0] for a in held], np.int64)
         module = ir.Module("kernel")
         kernel.build(module, "run", width or jit.vector_bytes())
-        self._code = jit.Code(module)
+        self._code = Code(module)
         self._run: Callable[..., Any] = _KERNEL(self._code.address("run"))
         self._place = self._table.ctypes.data
 
@@ -64,3 +64,27 @@ def native(op: Op, *arrays: Array, **params: Any) -> Array:
     out = ready()
     assert not ready.flag[0]
     return out
+
+
+class Code:
+    """Machine code of a module; it lives as long as this does.
+
+    Args:
+        module: valid IR.
+    """
+
+    def __init__(self, module: Any) -> None:
+        import llvmlite.binding as llvm
+
+        machine = jit.machine_of(jit.host())
+        module.triple, module.data_layout = jit.host().triple, str(machine.target_data)
+        parsed = llvm.parse_assembly(str(module))
+        parsed.verify()
+        jit.optimise(parsed, machine)
+        self._engine = llvm.create_mcjit_compiler(parsed, machine)
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """Of a function."""
+        out: int = self._engine.get_function_address(name)
+        return out

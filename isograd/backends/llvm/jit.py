@@ -23,7 +23,7 @@ from isograd.backends.llvm.cache import Store, default_folder
 from isograd.errors import IsogradError
 
 if TYPE_CHECKING:
-    from llvmlite import ir
+    pass
 
 
 class Unavailable(IsogradError):
@@ -285,27 +285,3 @@ def addresses(kernels: Iterable[K]) -> dict[K, int]:
         Unavailable: there is no native code on this host.
     """
     return process().addresses(kernels)
-
-
-class Code:
-    """Machine code of a module; it lives as long as this does.
-
-    Args:
-        module: valid IR.
-    """
-
-    def __init__(self, module: ir.Module) -> None:
-        import llvmlite.binding as llvm
-
-        machine = machine_of(host())
-        module.triple, module.data_layout = host().triple, str(machine.target_data)
-        parsed = llvm.parse_assembly(str(module))
-        parsed.verify()
-        optimise(parsed, machine)
-        self._engine = llvm.create_mcjit_compiler(parsed, machine)
-        self._engine.finalize_object()
-
-    def address(self, name: str) -> int:
-        """Of a function."""
-        out: int = self._engine.get_function_address(name)
-        return out
