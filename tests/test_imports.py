@@ -27,6 +27,7 @@ ROOMS = (
     "cli",
 )
 ENGINE = (
+    "number_formats",
     "ops",
     "tree",
     "graph",
