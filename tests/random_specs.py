@@ -24,6 +24,12 @@ inits = st.one_of(
     ),
     st.builds(s.Orthogonal, maybe),
     st.builds(s.Critical, maybe, st.sampled_from(["normal", "orthogonal"]), positive),
+    st.builds(
+        s.VarianceScaling,
+        unit,
+        unit,
+        st.sampled_from(["normal", "uniform", "orthogonal"]),
+    ),
 )
 leaves = st.one_of(
     st.builds(s.Dense, st.integers(1, s.MAX_UNITS), st.booleans(), st.none() | inits),

@@ -101,6 +101,7 @@ layers = [
   { kind = "activation", name = "prelu", alpha = 0.1, learned = false },
   { kind = "dense", units = 4, init = { kind = "orthogonal", gain = 1.25 } },
   { kind = "rms_norm", eps = 1e-6 },
+  { kind = "dense", units = 4, init = { kind = "variance_scaling", sigma_w2 = 2, sigma_b2 = 0.1 } },
   { kind = "dense", units = 2, init = { kind = "zeros" } },
 ]
 loss = { kind = "softmax_cross_entropy", class_weights = [1, 2.5] }

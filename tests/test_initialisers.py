@@ -29,6 +29,7 @@ from isograd.nn import (
     Residual,
     Scale,
     Uniform,
+    VarianceScaling,
     Xavier,
     Zeros,
     build,
@@ -60,6 +61,8 @@ def laws(fan_in: int, fan_out: int) -> list[tuple[Init, float, str]]:
         (Uniform(gain=2.0), 4 / (3 * fan_in), "uniform"),
         (Critical(), 2.15330264890 / fan_in, "norm"),
         (Critical(gain=0.5), 0.25 * 2.15330264890 / fan_in, "norm"),
+        (VarianceScaling(1.76, 0.05), 1.76 / fan_in, "norm"),
+        (VarianceScaling(0.3, distribution="uniform"), 0.3 / fan_in, "uniform"),
     ]
 
 
@@ -157,6 +160,34 @@ def test_critical_orthogonal_has_the_critical_variance(
     assert fan_in * np.mean(w**2) == pytest.approx(law.sigma_w2, rel=1e-12)
     singular = np.linalg.svd(w, compute_uv=False)
     np.testing.assert_allclose(singular, singular[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("fan_in", "fan_out"), [(60, 60), (90, 30), (30, 90)])
+def test_variance_scaling_orthogonal_has_the_variance_asked_for(
+    fan_in: int, fan_out: int, rng: np.random.Generator
+) -> None:
+    """fan_in · mean W² = σ_w² for every shape, and all singular values are equal."""
+    init = VarianceScaling(2.5, distribution="orthogonal")
+    w, b = draw(init, phi(TANH), fan_in, fan_out, rng, np.float64)
+    assert fan_in * np.mean(w**2) == pytest.approx(2.5, rel=1e-12)
+    singular = np.linalg.svd(w, compute_uv=False)
+    np.testing.assert_allclose(singular, singular[0], rtol=1e-12)
+    assert not b.any()
+
+
+def test_variance_scaling_is_what_theory_is_told(rng: np.random.Generator) -> None:
+    """σ_w² and σ_b² whatever the activation and the width; without biases σ_b² is 0."""
+    init = VarianceScaling(1.76, 0.05)
+    for activation in (TANH, RELU):
+        for fans in FANS:
+            assert scale(init, phi(activation), *fans) == Variances(1.76, 0.05)
+    assert scale(init, phi(TANH), 9, 9, bias=False) == Variances(1.76, 0.0)
+    _, b = draw(init, phi(TANH), 2, 50_000, rng, np.float64)
+    assert abs(b.mean()) < 4 * math.sqrt(0.05 / b.size)
+    assert abs(b.var() / 0.05 - 1) < 4 * math.sqrt(2 / b.size)
+    w, b = draw(VarianceScaling(0.0, 0.0), phi(TANH), 5, 4, rng, np.float32)
+    assert not w.any()
+    assert not b.any()
 
 
 # Gains
@@ -469,6 +500,7 @@ INITS = (
     Orthogonal(),
     LSUV(),
     Critical(),
+    VarianceScaling(),
 )
 
 

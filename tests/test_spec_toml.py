@@ -117,6 +117,12 @@ def after(text):
         (in_layers("{kind = 3}"), f"x.toml: {AT}.kind", "kind = 3", "quotes"),
         (in_layers("{units = 3}"), f"x.toml: {AT}.kind", "only 'units'", "layer_norm"),
         (in_layers("3"), f"x.toml: {AT}", "3", "a table"),
+        (
+            in_layers('{kind="dense", units=3, init={kind="variance_scaling", sigma_w2=-0.1}}'),
+            f"x.toml: {AT}.init.sigma_w2",
+            "sigma_w2 = -0.1",
+            "at least 0",
+        ),
         (in_layers('{kind = "dense"}'), f"x.toml: {AT}.units", "only 'kind'", "units = 32"),
         (in_layers('{kind = "dense", unit = 3}'), f"x.toml: {AT}.unit", "'unit'", "'units'"),
         (in_layers('{kind = "dense", "a b" = 3}'), f"x.toml: {AT}.'a b'", "'a b'", "known: bias"),

@@ -1,9 +1,10 @@
 """Initialisers: the law from which the weights and biases of a layer are drawn.
 
-Var W is gain²/fan_in (He, LeCun), gain²/(3 fan_in) (uniform), 2·gain²/(fan_in + fan_out) (Xavier)
-or gain²/max(fan_in, fan_out) (orthogonal). The gain that keeps the second moment of the signal is
-1/√E[φ(z)²], z ~ N(0, 1), for the activation φ that makes the layer's input (He et al. 2015, eq. 7,
-for any φ); it comes from quadrature, and He and orthogonal take it unless a gain is given.
+Var W is σ_w²/fan_in (variance scaling, critical), gain²/fan_in (He, LeCun), gain²/(3 fan_in)
+(uniform), 2·gain²/(fan_in + fan_out) (Xavier) or gain²/max(fan_in, fan_out) (orthogonal). The gain
+that keeps the second moment of the signal is 1/√E[φ(z)²], z ~ N(0, 1), for the activation φ that
+makes the layer's input (He et al. 2015, eq. 7, for any φ); it comes from quadrature, and He and
+orthogonal take it unless a gain is given.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from isograd.nn.spec import (
     Normal,
     Orthogonal,
     Uniform,
+    VarianceScaling,
     Xavier,
     Zeros,
 )
@@ -77,6 +79,8 @@ def scale(
         case Critical(q=q, gain=gain):
             point = _critical(phi, q, bias)
             return Variances(point.sigma_w2 * gain * gain, point.sigma_b2)
+        case VarianceScaling(sigma_w2=sigma_w2, sigma_b2=sigma_b2):
+            return Variances(sigma_w2, sigma_b2 if bias else 0.0)
 
 
 def _critical(phi: theory.Phi, q: float | None, bias: bool) -> theory.Critical:
@@ -117,7 +121,7 @@ def draw(
         Glorot & Bengio 2010, eqs. 1 (uniform), 12 and 16 (Xavier); He et al. 2015, eq. 10; LeCun et
         al. 1998, eq. 16; Saxe, McClelland & Ganguli 2014 (orthogonal); Mishkin & Matas 2016 (lsuv,
         which starts from orthonormal weights: see `unit_variance`); Poole et al. 2016 and
-        Schoenholz et al. 2017 (critical).
+        Schoenholz et al. 2017 (critical, variance scaling).
     """
     shape = (fan_out, fan_in)
     if isinstance(init, LSUV):

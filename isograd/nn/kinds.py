@@ -105,8 +105,31 @@ class Critical(Kind, frozen=True, tag="critical"):
         real(self, "gain", above=0)
 
 
+class VarianceScaling(Kind, frozen=True, tag="variance_scaling"):
+    """Var w = σ_w² / fan_in and Var b = σ_b², as mean-field theory counts them."""
+
+    sigma_w2: float = 1.0
+    sigma_b2: float = 0.0
+    distribution: Literal["normal", "uniform", "orthogonal"] = "normal"
+
+    def __post_init__(self) -> None:
+        real(self, "sigma_w2", low=0)
+        real(self, "sigma_b2", low=0)
+        one_of(self, "distribution", ("normal", "uniform", "orthogonal"))
+
+
 Init: TypeAlias = (
-    Zeros | Constant | Normal | Uniform | Xavier | He | LeCun | Orthogonal | LSUV | Critical
+    Zeros
+    | Constant
+    | Normal
+    | Uniform
+    | Xavier
+    | He
+    | LeCun
+    | Orthogonal
+    | LSUV
+    | Critical
+    | VarianceScaling
 )
 
 

@@ -38,6 +38,7 @@ from isograd.nn.kinds import (
     RMSProp,
     SoftmaxCrossEntropy,
     Uniform,
+    VarianceScaling,
     Xavier,
     Zeros,
 )
@@ -145,6 +146,7 @@ __all__ = [
     "StepDecay",
     "Training",
     "Uniform",
+    "VarianceScaling",
     "WarmUp",
     "Xavier",
     "Zeros",

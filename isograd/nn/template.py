@@ -36,7 +36,7 @@ layers = [
 # or huber for numbers; l2 is λ in ½λ‖W‖².
 loss = { kind = "softmax_cross_entropy", l2 = 0.0 }
 # zeros, constant, normal, uniform, xavier (the default), he, lecun, orthogonal, lsuv (variance 1 on
-# a batch), or critical (χ₁ = 1 for the activation).
+# a batch), critical (χ₁ = 1 for the activation), or variance_scaling (sigma_w2, sigma_b2).
 init = { kind = "he" }
 
 [optimiser]
