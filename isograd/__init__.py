@@ -18,7 +18,7 @@ from isograd.engine import (
 )
 from isograd.errors import IsogradError
 from isograd.nn.toml import load as load_spec
-from isograd.report import doctor
+from isograd.report import check, doctor
 from isograd.training.data import from_arrays
 from isograd.training.loop import fit
 from isograd.training.scores import predict
@@ -27,6 +27,7 @@ __all__ = [
     "ArraySpec",
     "IsogradError",
     "__version__",
+    "check",
     "compile",
     "doctor",
     "evaluate",

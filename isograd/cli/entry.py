@@ -13,6 +13,7 @@ import typer
 from isograd._version import __version__
 from isograd.backends.select import SLOWER
 from isograd.cli.common import UNREAD, UNUSABLE, complain
+from isograd.cli.check import check
 from isograd.cli.doctor import doctor
 from isograd.cli.init import init
 from isograd.cli.runs import runs, show
@@ -30,6 +31,11 @@ app = typer.Typer(
 )
 
 _COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
+    check: (
+        "isograd check spec.toml",
+        "isograd check spec.toml --html check.html",
+        "isograd check spec.toml --json | jq .verdict",
+    ),
     doctor: (
         "isograd doctor spec.toml",
         "isograd doctor runs/spec-001 --no-trials",

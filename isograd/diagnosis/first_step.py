@@ -1,0 +1,126 @@
+"""One step of training, as a run would begin, with every site measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from isograd.backends.select import Backend
+from isograd.diagnosis.case import profile
+from isograd.diagnosis.findings import Profile
+from isograd.engine.graph import ArraySpec
+from isograd.nn.model import Model, Noise
+from isograd.nn.spec import Spec
+from isograd.optim.rules import optimiser
+from isograd.telemetry.measured import measured_scan
+from isograd.telemetry.records import Record, Site
+from isograd.telemetry.summary import Summary
+from isograd.training.data import Split
+from isograd.training.start import Start, schedule_of
+from isograd.training.step import batch_of, parameters, trace_step
+
+MOST_ROWS = 1024
+"""Of larger batches the first rows are taken: sizes per layer are means over them."""
+FEWEST_ROWS = 64
+"""Smaller batches are filled up, where the data have the rows: the spread over one row is 0."""
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """What one step of training does, before anything was learned.
+
+    Attributes:
+        model: the network.
+        rows: of the batch.
+        lr: learning rate.
+        loss: of the batch, regularisation included.
+        after: the same batch's, after the update.
+        promised: gᵀΔθ, the change of the loss that the gradient promised.
+        applied: whether loss, gradient and update were finite.
+        summaries: of every site.
+        profile: sizes per layer.
+    """
+
+    model: Model
+    rows: int
+    lr: float
+    loss: float
+    after: float
+    promised: float
+    applied: bool
+    summaries: Mapping[Site, Summary]
+    profile: Profile
+
+
+def first_batch(start: Start, n: int) -> np.ndarray:
+    """The rows that are looked at: those of the run's first batch, and more or fewer of them."""
+    rng = np.random.default_rng()
+    rng.bit_generator.state = start.state.order
+    rows = min(n, min(max(start.batch_size, FEWEST_ROWS), MOST_ROWS))
+    return rng.permutation(n)[:rows]
+
+
+def first_step(
+    spec: Spec,
+    split: Split,
+    start: Start,
+    *,
+    backend: Backend = "numpy",
+    threads: int | None = None,
+) -> FirstStep:
+    """Take a step of training from its start, and measure it.
+
+    Args:
+        spec: what would be trained.
+        split: its data.
+        start: what `isograd.training.start.prepare` makes of both.
+        backend, threads: what takes the step. The interpreter is the faster for a single one.
+    """
+    model, state = start.model, start.state
+    x, y = split.X_train, split.y_train
+    rows = first_batch(start, len(x))
+    graph = trace_step(
+        model,
+        optimiser(spec.optimiser, spec.training),
+        start.layout,
+        ArraySpec(x.shape, x.dtype),
+        ArraySpec(y.shape, y.dtype),
+        len(rows),
+        start.key,
+    )
+    step = measured_scan(
+        graph,
+        backend,
+        model.active,
+        axes=batch_of(graph),
+        threads=threads,
+        recompute=spec.training.recompute,
+    )
+    factor = schedule_of(spec, max(1, len(x) // start.batch_size)).factor(state.schedule, 0)
+    with np.errstate(over="ignore"):
+        lr = np.array([spec.optimiser.lr * factor]).astype(spec.dtype)
+    number = np.zeros(1, np.uint32)
+    carry = (state.theta, state.rule, dict(state.statistics))
+    (theta, *_), (losses, _, slopes), applied, (summaries,) = step(
+        carry, (x, y), (rows[None], lr, number)
+    )
+    after = model.train_loss(
+        parameters(start.layout, theta) | dict(state.statistics),
+        x[rows],
+        y[rows],
+        Noise(start.key, number[0]),
+    )[0]
+    loss = float(losses[0])
+    return FirstStep(
+        model=model,
+        rows=len(rows),
+        lr=float(lr[0]),
+        loss=loss,
+        after=float(after),
+        promised=float(slopes[0]),
+        applied=bool(applied),
+        summaries=summaries,
+        profile=profile(model, Record(0, 0, loss, float(lr[0]), summaries=summaries)),
+    )
