@@ -22,6 +22,7 @@ from isograd.report import check, doctor
 from isograd.training.data import from_arrays
 from isograd.training.loop import fit
 from isograd.training.scores import predict
+from isograd.training.sweep import sweep as map
 
 __all__ = [
     "ArraySpec",
@@ -39,6 +40,7 @@ __all__ = [
     "jacobian",
     "jvp",
     "load_spec",
+    "map",
     "nn",
     "predict",
     "stop_gradient",
