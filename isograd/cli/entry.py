@@ -12,8 +12,8 @@ import typer
 
 from isograd._version import __version__
 from isograd.backends.select import SLOWER
-from isograd.cli.common import UNREAD, UNUSABLE, complain
 from isograd.cli.check import check
+from isograd.cli.common import UNREAD, UNUSABLE, complain
 from isograd.cli.doctor import doctor
 from isograd.cli.init import init
 from isograd.cli.runs import runs, show

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -14,6 +15,8 @@ from isograd.diagnosis import Diagnosis, Finding, Profile
 from isograd.nn.model import Model
 from isograd.remedy import Arm, Prescription
 from isograd.remedy.trials import LEVEL
+from isograd.report.chart import BESIDE, WIDTH, Series, decades, log10
+from isograd.report.chart import chart as over_depth
 from isograd.report.doctor import Report
 from isograd.training.folder import StoredRun
 from isograd.training.loop import Outcome
@@ -27,9 +30,6 @@ _COLOURS = {
     "minor": "yellow",
 }
 _DIFF = {"+": "green", "-": "red", "@": "cyan"}
-_ROWS = 16  # of the chart: deeper networks show every so many layers
-_WIDTH = 44  # of the chart, in characters
-_COLUMNS = 34  # beside it
 _RUNS = 8  # of layers in a finding's first line
 
 
@@ -46,7 +46,7 @@ def show_diagnosis(
     console.print(verdict)
     if diagnosis.profile is not None:
         console.print()
-        console.print(chart(diagnosis.profile, width=min(_WIDTH, console.width - _COLUMNS)))
+        console.print(chart(diagnosis.profile, width=min(WIDTH, console.width - BESIDE)))
     if diagnosis.budget is not None and (mean := diagnosis.budget.mean()) is not None:
         parts = [
             ("activation", mean.activation),
@@ -97,48 +97,20 @@ def _layers(layers: Sequence[int]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {text}"
 
 
-def chart(profile: Profile, *, width: int = _WIDTH) -> RenderableType:
+def chart(profile: Profile, *, width: int = WIDTH) -> RenderableType:
     """Depth downwards; log₁₀ of the signal and of the error signal across, in `width` characters.
 
     Deep networks show some of their layers; gains are over the next layer, shown or not.
     """
-    width = max(width, 12)
     depth = len(profile.delta)
-    signal, delta = _log10(profile.signal), _log10(profile.delta)
-    finite = [x for x in (*signal, *delta) if math.isfinite(x)]
-    if not finite:
-        return Text("nothing finite to draw", style="dim")
-    low, high = math.floor(min(finite)), math.ceil(max(finite))
-    high = max(high, low + 1)
-    shown = sorted({round(1 + i * (depth - 1) / max(1, _ROWS - 1)) for i in range(_ROWS)})
-    shown = [n for n in shown if n <= depth] if depth > _ROWS else list(range(1, depth + 1))
-
-    ends = [f"{x:+d}" if x else "0" for x in (low, high)]
-    axis = Text(ends[0] + ends[1].rjust(width - len(ends[0])))
-    table = Table(box=None, padding=(0, 1), header_style="dim", show_edge=False)
-    table.add_column("layer", justify="right")
-    table.add_column(axis, no_wrap=True)
-    table.add_column("signal", justify="right")
-    table.add_column("δ", justify="right")
-    table.add_column("δ gain", justify="right")
-    for n in shown:
-        line = [("·", "dim")] * width
-        for value, mark, style in (
-            (signal[n - 1], "○", "cyan"),
-            (delta[n - 1], "●", "magenta"),
-        ):
-            if math.isfinite(value):
-                at = round((value - low) / (high - low) * (width - 1))
-                both = line[at][0] in "○●"
-                line[at] = ("◉" if both else mark, style)
-        gain = delta[n - 1] - delta[n] if n < depth else math.nan
-        table.add_row(
-            str(n),
-            Text.assemble(*line),
-            _number(signal[n - 1]),
-            _number(delta[n - 1]),
-            f"{gain:+.2f}" if math.isfinite(gain) else "",
-        )
+    signal, delta = log10(profile.signal), log10(profile.delta)
+    gains = [a - b for a, b in pairwise(delta)] + [math.nan]
+    columns = {
+        "signal": [decades(x) for x in signal],
+        "δ": [decades(x) for x in delta],
+        "δ gain": [f"{x:+.2f}" if math.isfinite(x) else "" for x in gains],
+    }
+    series = (Series("○", "cyan", signal), Series("●", "magenta", delta))
     legend = Text.assemble(
         f"Step {profile.step}, log₁₀:  ",
         ("○", "cyan"),
@@ -146,17 +118,7 @@ def chart(profile: Profile, *, width: int = _WIDTH) -> RenderableType:
         ("●", "magenta"),
         " error signal ‖δ‖",
     )
-    return Group(legend, table)
-
-
-def _log10(values: Iterable[float]) -> list[float]:
-    return [
-        math.log10(v) if 0 < v < math.inf else -math.inf if v == 0 else math.nan for v in values
-    ]
-
-
-def _number(x: float) -> str:
-    return f"{x:+.1f}" if math.isfinite(x) else "zero" if x == -math.inf else "–"
+    return Group(legend, over_depth(depth, series, columns, width=width))
 
 
 def show_trials(console: Console, report: Report) -> None:
