@@ -19,7 +19,6 @@ from isograd.errors import TheoryError
 from isograd.theory import (
     Phi,
     backward_gain,
-    check_derivative,
     critical,
     expectation,
     expectation2,
@@ -30,6 +29,7 @@ from isograd.theory import (
     log_ratio,
     mean_field,
     moments,
+    phi_of,
     std_gain,
 )
 
@@ -38,23 +38,7 @@ from isograd.theory import (
 
 @pytest.mark.parametrize("phi", PHI.values(), ids=PHI)
 def test_the_derivatives_of_the_table_are_right(phi: Phi) -> None:
-    check_derivative(phi)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        Phi("slope off by 1e-8", np.tanh, lambda x: sech2(x) * (1 + 1e-8)),
-        Phi("derivative of another", np.tanh, lambda x: sech2(x / 2)),
-        Phi("undeclared kink", lambda x: np.maximum(x, 0.3), lambda x: (x > 0.3) * 1.0),
-        Phi("jump", lambda x: np.sign(x - 1) + x, np.ones_like, (1.0,)),
-        Phi("nan", np.tanh, lambda x: np.where(x > 3, np.nan, sech2(x))),
-    ],
-    ids=lambda phi: phi.name,
-)
-def test_a_wrong_derivative_is_seen(wrong: Phi) -> None:
-    with pytest.raises(TheoryError, match="φ must be the integral of φ′"):
-        check_derivative(wrong)
+    assert phi_of(phi.f, df=phi.df, kinks=phi.kinks).kinks == phi.kinks
 
 
 @pytest.mark.parametrize("fact", facts("M."))
@@ -150,17 +134,14 @@ def test_bad_variances_are_refused() -> None:
 
 
 def test_an_integral_that_is_not_resolved_is_refused() -> None:
-    kink = Phi("kinked", lambda x: np.maximum(x, 0.3), lambda x: (x > 0.3) * 1.0)
-    with pytest.raises(TheoryError, match="two quadrature rules must agree") as caught:
-        moments(kink, 2.0)
-    assert "kinked" in caught.value.where
+    root = Phi("root", lambda x: np.sqrt(np.abs(x)), lambda x: np.sign(x) / np.sqrt(np.abs(x)) / 2)
+    with pytest.raises(TheoryError, match="must be resolved to 1e-10") as caught:
+        moments(root, 2.0)  # φ′² = 1/4|u|, which has no average
+    assert "root" in caught.value.where
     assert "q = 2" in caught.value.where
-    assert "relative difference" in caught.value.came
-    declared = Phi("kinked", kink.f, kink.df, (0.3,))
-    want = stats.norm.sf(0.3 / math.sqrt(2))
-    assert moments(declared, 2.0).slope == pytest.approx(want, rel=1e-12)
-    with pytest.raises(TheoryError, match="two quadrature rules"):
-        expectation(lambda u: np.exp(3 * u), 16.0)  # the mass lies beyond the reach
+    assert "near pre-activation" in caught.value.came
+    with pytest.raises(TheoryError, match="must be resolved"):
+        expectation(lambda u: np.sin(1e7 * u), 1.0)
     with pytest.raises(TheoryError, match="two quadrature rules"):
         expectation2(lambda a, b: (a > 0.3) * (b > 0.3) * 1.0, 1.0, 0.5)
 
@@ -172,6 +153,32 @@ def test_values_that_are_not_finite_are_refused() -> None:
         moments(naive, 1e4)
     assert "naive softplus" in caught.value.where
     assert "inf at pre-activation" in caught.value.came
+
+
+def test_a_kink_that_is_not_named_costs_no_digits() -> None:
+    for kinks in ((), (0.3,), (0.0, 0.3, 1.7)):
+        kink = Phi("kinked", lambda x: np.maximum(x, 0.3), lambda x: (x > 0.3) * 1.0, kinks)
+        want = stats.norm.sf(0.3 / math.sqrt(2))
+        assert moments(kink, 2.0).slope == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rate", "q"), [(3.0, 1.0), (3.0, 16.0), (0.5, 900.0)])
+def test_an_average_whose_mass_lies_far_out(rate: float, q: float) -> None:
+    got = expectation(lambda u: np.exp(rate * u), q)
+    assert got == pytest.approx(math.exp(rate**2 * q / 2), rel=1e-11)
+
+
+def test_an_activation_that_outgrows_the_measure_is_refused() -> None:
+    def square(u):
+        return np.exp(0.2 * u * u)
+
+    got = expectation(square, 1.0)  # E exp(a u²) = 1/√(1 − 2aq)
+    assert got == pytest.approx(1 / math.sqrt(0.6), rel=1e-12)
+    for q in (2.49, 2.5, 10.0):  # the tail falls like exp(−z²/500), or rises
+        with pytest.raises(TheoryError, match="must not outgrow the Gaussian measure") as caught:
+            expectation(square, q, name="exp(u²/5)")
+        assert "exp(u²/5)" in caught.value.where
+        assert "standard deviations" in caught.value.came
 
 
 # Two dimensions

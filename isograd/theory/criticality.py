@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isograd.errors import TheoryError
+from isograd.theory.activation import PhiLike, phi_of
 from isograd.theory.fixed_points import Root, roots
 from isograd.theory.moments import moments, table
 from isograd.theory.quadrature import Array, Phi, check_variance, expectation2
@@ -24,7 +25,7 @@ class Critical:
     q: float
 
 
-def critical(phi: Phi, q: float | None = None, sb2: float | None = None) -> Critical:
+def critical(phi: PhiLike, q: float | None = None, sb2: float | None = None) -> Critical:
     """The critical initialisation with a given fixed point q, or with given biases.
 
     The critical line is σ_w² = 1/E φ′², σ_b² = q − σ_w² E φ², one point for each q. By the
@@ -43,6 +44,7 @@ def critical(phi: Phi, q: float | None = None, sb2: float | None = None) -> Crit
     References: Poole et al. 2016 (χ₁ = 1); Schoenholz et al. 2017, sec. 3; Hayou et al. 2019
         (the edge of chaos).
     """
+    phi = phi_of(phi)
     if q is not None and sb2 is not None:
         raise TheoryError(
             "a critical point is fixed by q or by σ_b², not by both",
@@ -141,7 +143,7 @@ def _admissible(phi: Phi) -> str:
     return ", ".join(f"{a} … {b}" for a, b in zip(lows, highs, strict=False))
 
 
-def half_stable(phi: Phi) -> Critical:
+def half_stable(phi: PhiLike) -> Critical:
     """The critical point where the variance is marginal too: χ∥ = dV/dq = 1 and χ⊥ = χ₁ = 1.
 
     For GELU and SiLU such a q lies above 0: small deviations of the variance then neither grow nor
@@ -152,6 +154,7 @@ def half_stable(phi: Phi) -> Critical:
 
     References: Roberts, Yaida & Hanin 2022, sec. 5.3.4.
     """
+    phi = phi_of(phi)
     grid = table(phi)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = grid.growth / grid.slope - 1
@@ -175,7 +178,7 @@ def half_stable(phi: Phi) -> Critical:
     return min(good, key=lambda p: abs(math.log(p.q)))
 
 
-def correlation_decay(phi: Phi, q: float) -> float:
+def correlation_decay(phi: PhiLike, q: float) -> float:
     """β = 2 E φ′²/(q E φ″²): on the critical line 1 − c_l falls like β/l.
 
     q E φ″² is the limit of E(φ′(u₁) − φ′(u₂))²/(2(1 − c)) as c → 1, extrapolated in √(1 − c); no
@@ -193,6 +196,8 @@ def correlation_decay(phi: Phi, q: float) -> float:
 
     References: Hayou et al. 2019, proposition 2 (smooth φ).
     """
+
+    phi = phi_of(phi)
 
     def square(a: Array, b: Array) -> Array:
         difference: Array = phi.df(a) - phi.df(b)

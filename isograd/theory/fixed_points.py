@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
 from isograd.errors import TheoryError
+from isograd.theory.activation import PhiLike, phi_of
 from isograd.theory.moments import length_map, moments, table
 from isograd.theory.quadrature import Array, Phi, check_variance
 
@@ -118,7 +119,7 @@ def _touching(f: Callable[[float], float], a: float, b: float, sign: int) -> lis
     return [Root(q, sign, sign)] if low.fun <= _TOUCH else []
 
 
-def fixed_points(phi: Phi, sw2: float, sb2: float) -> FixedPoints:
+def fixed_points(phi: PhiLike, sw2: float, sb2: float) -> FixedPoints:
     """All q* ≥ 0 with V(q*) = q*, V the length map, for 0 ≤ q* ≤ 10¹².
 
     Signs of V(q)/q − 1 on a grid in steps of 10 % from 10⁻¹², each change refined by Brent's
@@ -132,7 +133,7 @@ def fixed_points(phi: Phi, sw2: float, sb2: float) -> FixedPoints:
 
     References: Poole et al. 2016, sec. 2.1.
     """
-    sw2, sb2 = check_variance(sw2, "σ_w²"), check_variance(sb2, "σ_b²")
+    phi, sw2, sb2 = phi_of(phi), check_variance(sw2, "σ_w²"), check_variance(sb2, "σ_b²")
     grid = table(phi)
     y = (sw2 * grid.second + sb2) / grid.q - 1
     found = roots(lambda q: length_map(phi, q, sw2, sb2) / q - 1, grid.q, y)
@@ -158,7 +159,9 @@ def _slope(phi: Phi, q: float, sw2: float) -> float:
     return sw2 * moments(phi, q).growth
 
 
-def limit_q(phi: Phi, sw2: float, sb2: float, q0: float = 1.0, *, layers: int = 10_000) -> float:
+def limit_q(
+    phi: PhiLike, sw2: float, sb2: float, q0: float = 1.0, *, layers: int = 10_000
+) -> float:
     """The variance that q₀ flows to over many layers; inf where it grows without end.
 
     Where V rises all the way to the next fixed point in the direction of V(q₀) − q₀, that is the
@@ -176,7 +179,7 @@ def limit_q(phi: Phi, sw2: float, sb2: float, q0: float = 1.0, *, layers: int = 
     Raises:
         TheoryError: the limit is not reached within `layers`.
     """
-    q = check_variance(q0, "q₀")
+    phi, q = phi_of(phi), check_variance(q0, "q₀")
     found = fixed_points(phi, sw2, sb2)
     if found.every_q:
         return q

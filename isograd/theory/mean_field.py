@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from isograd.errors import TheoryError
+from isograd.theory.activation import PhiLike, phi_of
 from isograd.theory.fixed_points import limit_q
 from isograd.theory.moments import length_map, moments
 from isograd.theory.quadrature import Array, Phi, check_variance, expectation2
@@ -67,13 +68,14 @@ def depth_scale(factor: float) -> float:
     return -1 / math.log(size) if size > 0 else 0.0
 
 
-def correlation_map(phi: Phi, q: float, sw2: float, sb2: float, c: float) -> float:
+def correlation_map(phi: PhiLike, q: float, sw2: float, sb2: float, c: float) -> float:
     """c′ = (σ_w² E φ(u₁)φ(u₂) + σ_b²)/V(q): the correlation of two inputs, one layer on.
 
     u₁ and u₂ have variance q and correlation c; V is the length map.
 
     References: Poole et al. 2016, eq. 5; Schoenholz et al. 2017, eq. 4.
     """
+    phi = phi_of(phi)
     v = _length(phi, q, sw2, sb2)
 
     def product(a: Array, b: Array) -> Array:
@@ -82,11 +84,12 @@ def correlation_map(phi: Phi, q: float, sw2: float, sb2: float, c: float) -> flo
     return (sw2 * expectation2(product, q, c, kinks=phi.kinks, name=phi.name) + sb2) / v
 
 
-def correlation_slope(phi: Phi, q: float, sw2: float, sb2: float, c: float) -> float:
+def correlation_slope(phi: PhiLike, q: float, sw2: float, sb2: float, c: float) -> float:
     """dc′/dc = σ_w² (q/V(q)) E φ′(u₁)φ′(u₂); χ₁ at c = 1 and q = V(q).
 
     References: Schoenholz et al. 2017, eq. 9 (the factor in the logarithm).
     """
+    phi = phi_of(phi)
     v = _length(phi, q, sw2, sb2)
 
     def product(a: Array, b: Array) -> Array:
@@ -95,7 +98,7 @@ def correlation_slope(phi: Phi, q: float, sw2: float, sb2: float, c: float) -> f
     return sw2 * q / v * expectation2(product, q, c, kinks=phi.kinks, name=phi.name)
 
 
-def stable_correlation(phi: Phi, q: float, sw2: float, sb2: float) -> float:
+def stable_correlation(phi: PhiLike, q: float, sw2: float, sb2: float) -> float:
     """c*: the fixed point of the correlation map in [0, 1] that attracts.
 
     The map is a power series in c with coefficients ≥ 0 (Mehler's formula), so convex: c* = 1 when
@@ -104,6 +107,7 @@ def stable_correlation(phi: Phi, q: float, sw2: float, sb2: float) -> float:
 
     References: Poole et al. 2016, sec. 2.2.
     """
+    phi = phi_of(phi)
     v = _length(phi, q, sw2, sb2)
     m = moments(phi, q)
     if sw2 * m.slope * q / v <= 1 + _CRITICAL:
@@ -140,7 +144,7 @@ def _length(phi: Phi, q: float, sw2: float, sb2: float) -> float:
     return v
 
 
-def mean_field(phi: Phi, sw2: float, sb2: float, q0: float = 1.0) -> MeanField:
+def mean_field(phi: PhiLike, sw2: float, sb2: float, q0: float = 1.0) -> MeanField:
     """Fixed points and depth scales of a deep network whose first pre-activation has variance q₀.
 
     ξ_q = −1/ln|dV/dq|, ξ_c = −1/ln χ_c, and the gradient's ξ_∇ = +1/ln χ₁, whose sign says whether
@@ -162,7 +166,7 @@ def mean_field(phi: Phi, sw2: float, sb2: float, q0: float = 1.0) -> MeanField:
     References: Schoenholz et al. 2017, eqs. 3–5, 7 (ξ_q), 9 (ξ_c), the section on backpropagation
         (ξ_∇), and the experiments (networks train up to about 6 ξ_c).
     """
-    sw2, sb2 = check_variance(sw2, "σ_w²"), check_variance(sb2, "σ_b²")
+    phi, sw2, sb2 = phi_of(phi), check_variance(sw2, "σ_w²"), check_variance(sb2, "σ_b²")
     q = limit_q(phi, sw2, sb2, q0)
     at = q if math.isfinite(q) else _FAR
     m = moments(phi, at)

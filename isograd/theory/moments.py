@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from isograd.errors import TheoryError
+from isograd.theory.activation import PhiLike, phi_of
 from isograd.theory.quadrature import Array, Phi, check_variance, expectations, scan
 
 
@@ -29,9 +30,8 @@ class Moments:
     growth: float
 
 
-@lru_cache(maxsize=4096)
-def moments(phi: Phi, q: float) -> Moments:
-    """The moments of φ at pre-activation variance q, to 1e-10 (1e-13 as a rule).
+def moments(phi: PhiLike, q: float) -> Moments:
+    """The moments of φ at pre-activation variance q, to 1e-10 of E|φ| … (1e-13 as a rule).
 
     The growth is taken in a form free of φ″: d E φ²/dq = E[φ φ′ u]/q, by parts from
     E[φ′² + φ φ″]. At q = 0 every value is its limit q → 0.
@@ -43,14 +43,18 @@ def moments(phi: Phi, q: float) -> Moments:
     Raises:
         TheoryError: φ is not finite, or the integrals do not converge.
     """
-    q = check_variance(q)
+    return _moments(phi_of(phi), check_variance(q))
+
+
+@lru_cache(maxsize=4096)
+def _moments(phi: Phi, q: float) -> Moments:
 
     def integrands(u: Array) -> Array:
         f, df = phi.f(u), phi.df(u)
         return np.stack([f, f * f, df * df, f * df * (u / q if q > 0 else 0.0)])
 
     mean, second, slope, growth = map(
-        float, expectations(integrands, q, kinks=phi.kinks, name=phi.name)
+        float, expectations(integrands, q, kinks=phi.kinks, cuts=phi.cuts, name=phi.name)
     )
     if q == 0 and abs(mean) < 1e-100:
         return Moments(0.0, 0.0, slope, slope)  # φ ≈ φ′(0±)·u through the origin
@@ -81,7 +85,7 @@ def table(phi: Phi) -> Table:
     return Table(q, *scan(integrands, q, phi.kinks))
 
 
-def forward_gain(phi: Phi, q: float = 1.0) -> float:
+def forward_gain(phi: PhiLike, q: float = 1.0) -> float:
     """√(q / E φ²): the σ_w that keeps the variance of the pre-activation at q (without biases).
 
     References: He et al. 2015, eq. 10, for any φ.
@@ -89,7 +93,7 @@ def forward_gain(phi: Phi, q: float = 1.0) -> float:
     return _gain(phi, q, moments(phi, q).second / q)
 
 
-def backward_gain(phi: Phi, q: float = 1.0) -> float:
+def backward_gain(phi: PhiLike, q: float = 1.0) -> float:
     """1/√E φ′²: the σ_w that keeps the variance of the error signal (χ₁ = 1).
 
     References: He et al. 2015, eq. 14, for any φ.
@@ -97,23 +101,23 @@ def backward_gain(phi: Phi, q: float = 1.0) -> float:
     return _gain(phi, q, moments(phi, q).slope)
 
 
-def std_gain(phi: Phi, q: float = 1.0) -> float:
+def std_gain(phi: PhiLike, q: float = 1.0) -> float:
     """√(q / Var φ): the σ_w that keeps the spread of the pre-activation over a centred signal."""
     m = moments(phi, q)
     return _gain(phi, q, (m.second - m.mean**2) / q)
 
 
-def _gain(phi: Phi, q: float, factor: float) -> float:
+def _gain(phi: PhiLike, q: float, factor: float) -> float:
     if not factor > 0:
         raise TheoryError(
             "a gain needs an activation that passes some signal",
             came="an average of 0",
-            where=f"{phi.name} at q = {q:.6g}",
+            where=f"{phi_of(phi).name} at q = {q:.6g}",
         )
     return 1 / math.sqrt(factor)
 
 
-def length_map(phi: Phi, q: float, sw2: float, sb2: float) -> float:
+def length_map(phi: PhiLike, q: float, sw2: float, sb2: float) -> float:
     """V(q) = σ_w² E φ(√q z)² + σ_b²: the pre-activation variance, one layer on.
 
     References: Poole et al. 2016, eq. 3; Schoenholz et al. 2017, eq. 3.
@@ -121,7 +125,7 @@ def length_map(phi: Phi, q: float, sw2: float, sb2: float) -> float:
     return check_variance(sw2, "σ_w²") * moments(phi, q).second + check_variance(sb2, "σ_b²")
 
 
-def chi(phi: Phi, q: float, sw2: float) -> float:
+def chi(phi: PhiLike, q: float, sw2: float) -> float:
     """χ₁ = σ_w² E φ′(√q z)²: the factor by which a layer multiplies E δ² backwards.
 
     References: Poole et al. 2016, eq. 6; Schoenholz et al. 2017, eq. 5.
