@@ -9,6 +9,7 @@ there magnitudes are taken as uniform, up to the largest where that is known.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -322,11 +323,11 @@ def loss_scale(
         return LossScale(f, 0, before, before, math.inf)
     (top, top_log2), (high, high_log2) = math.frexp(f.max), math.frexp(largest)
     most = top_log2 - high_log2 - (high > top) - margin
-    best = becomes(most)
     none = _zero_log2(f) - histogram.first - len(histogram.counts)  # where all would be flushed
-    savings = (best.flushed, best.subnormal)
-    equal = (k for k in range(none, most) if _underflow(becomes(k)) == savings)
-    log2 = min(max(next(equal, most), 0), most)
+    savings = _underflow(becomes(most))
+    # The larger the factor the more it saves, so those that save as many lie together.
+    equal = bisect_left(range(none, most), True, key=lambda k: _underflow(becomes(k)) == savings)
+    log2 = min(max(none + equal, 0), most)
     headroom = math.log2(top / high) + (top_log2 - high_log2 - log2)
     return LossScale(f, log2, before, becomes(log2), headroom)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,20 +56,18 @@ def updates_lost(
     if not n or not m:
         return UpdatesLost(0.0, 0.0, 0.0)
     least = f.min_exponent
-    spacing: dict[int, float] = {least: zeros / n}
+    spacing = Counter({least: zeros})
     for e, count in enumerate(weights.counts, weights.first):
-        spacing[max(e, least)] = spacing.get(max(e, least), 0.0) + count / n
-    share = low = high = 0.0
-    held = 0.0  # the share of weights whose spacing is smaller
-    gap = 0.0
+        spacing[max(e, least)] += count
+    # In whole numbers of pairs, out of n·m.
+    share = low = gap = closer = 0
     for e in sorted(spacing):
-        below = _below(updates, e - f.fraction_bits - 1) / m
+        below = _below(updates, e - f.fraction_bits - 1)
         share += spacing[e] * below
-        low = max(low, below - held)
-        held += spacing[e]
-        gap = max(gap, held - below)
-    high = 1.0 - gap
-    return UpdatesLost(share, low, high)
+        low = max(low, below * n - closer * m)
+        closer += spacing[e]
+        gap = max(gap, closer * m - below * n)
+    return UpdatesLost(share / (n * m), low / (n * m), (n * m - gap) / (n * m))
 
 
 def _below(histogram: Histogram, exponent: int) -> int:

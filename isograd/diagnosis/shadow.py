@@ -1,0 +1,113 @@
+"""A training step of a network beside its float64 shadow, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from isograd.engine.autodiff import value_and_grad
+from isograd.engine.functions import probe
+from isograd.engine.number_formats import NumberFormat
+from isograd.engine.ops import Value
+from isograd.nn.model import Model, Noise, Part
+from isograd.theory.formats import as_format
+from isograd.theory.shadow import SiteError, shadow
+
+FORWARD = frozenset({"z", "a", "n", "m", "k", "r"})
+BACKWARD = frozenset({"delta", "da", "dn", "dm", "dk", "dr", "dW", "db"})
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """The errors of one step in a format, against the same step in float64.
+
+    Attributes:
+        form: the format.
+        sites: every probe of the step.
+        layers: of the network, in order.
+    """
+
+    form: NumberFormat
+    sites: Mapping[str, SiteError]
+    layers: tuple[int, ...]
+
+    def error(self, kind: str, layer: int) -> float:
+        """The rms error at a site over the rms of what is exact there; NaN where there is none."""
+        found = self.sites.get(f"{kind}/{layer}")
+        return math.nan if found is None else found.rms
+
+    @property
+    def forward_from(self) -> int | None:
+        """The first layer of the forward pass whose error is as large as its signal, or None."""
+        return next((n for n in self.layers if self._worst(FORWARD, n) >= 1.0), None)
+
+    @property
+    def backward_from(self) -> int | None:
+        """The first layer that the backward pass, from the last layer down, meets so, or None.
+
+        A signal that is flushed to zero throughout has an error of exactly its size.
+        """
+        return next((n for n in reversed(self.layers) if self._worst(BACKWARD, n) >= 1.0), None)
+
+    def _worst(self, kinds: frozenset[str], layer: int) -> float:
+        errors = (self.error(kind, layer) for kind in kinds)
+        return max((e for e in errors if not math.isnan(e)), default=0.0)
+
+
+def shadow_step(
+    model: Model,
+    params: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    target: ArrayLike,
+    *,
+    form: NumberFormat | str = "fp32",
+    loss_scale: float = 1.0,
+    noise: Noise | None = None,
+) -> Shadow:
+    """Compare forward and backward pass of a batch in a format with those in float64.
+
+    Args:
+        model: the network.
+        params: learned parameters and statistics, as from `Model.init`.
+        x: inputs (n, n_in).
+        target: as `isograd.nn.losses.loss` takes it.
+        form: in which values are kept at every probe: see `isograd.theory.shadow.shadow`.
+        loss_scale: a power of two by which the loss is multiplied. It changes no relative error but
+            those of underflow and overflow.
+        noise: for dropout; some fixed numbers if not given.
+
+    Raises:
+        IsogradError: if there is no format of that name.
+        ShapeError: if x does not fit.
+    """
+    low = as_format(form)
+    noise = noise or Noise(np.array([0, 1], np.uint32), np.uint32(0))
+    learned = {name: np.asarray(params[name]) for name in model.shapes}
+    statistics = {name: np.asarray(params[name]) for name in model.statistics}
+
+    def step(learned: Any, statistics: Any, x: Value, target: Value, noise: Any) -> Any:
+        def risk(parts: Mapping[str, Value]) -> Value:
+            seen = {name: probe(array, name, f"d{name}") for name, array in parts.items()}
+            value, _ = model.train_loss(seen | statistics, x, target, Noise(*noise))
+            return loss_scale * value
+
+        return value_and_grad(risk)(learned)
+
+    batch = np.asarray(x), np.asarray(target)
+    drawn: tuple[NDArray[Any], ...] = np.asarray(noise.key), np.asarray(noise.step)
+    errors = shadow(step, learned, statistics, *map(_floats, batch), drawn, form=low)
+    layers = tuple(p.layer for p in model.places if p.part is Part.WEIGHTS)
+    return Shadow(low, {e.site: e for e in errors}, layers)
+
+
+def _floats(x: NDArray[Any]) -> NDArray[Any]:
+    """Labels stay as they are; numbers that are not whole are floats."""
+    return x if x.dtype.kind in "iub" else x.astype(np.float64)
+
+
+__all__ = ["Shadow", "shadow_step"]
