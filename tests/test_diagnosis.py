@@ -542,8 +542,8 @@ def test_the_first_value_that_is_not_finite(name: str) -> None:
 
 
 def test_a_search_in_another_order_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = steps._computed
-    monkeypatch.setattr(steps, "_computed", lambda places: real(places)[::-1])
+    real = steps.computed
+    monkeypatch.setattr(steps, "computed", lambda places: real(places)[::-1])
     r = sick("overflow at once")
     planted = replace(r, diagnosis=examine(r.outcome, r.split))
     with pytest.raises(AssertionError):

@@ -21,7 +21,7 @@ def non_finite(case: Case) -> Finding | None:
     skipped = [r for r in case.telemetry.records if r.skipped]
     share = f" {len(skipped)} of {len(case.telemetry.records)} steps were skipped." * bool(skipped)
     for record in case.measured:
-        for site in _computed(case.model):
+        for site in computed(case.model):
             summary = record.summaries.get(site)
             if summary is None or not summary.nonfinite:
                 continue
@@ -69,7 +69,7 @@ def non_finite(case: Case) -> Finding | None:
     return None
 
 
-def _computed(model: Model) -> list[Site]:
+def computed(model: Model) -> list[Site]:
     """Sites in the order in which a step computes them."""
     forward = ["input/0", *(p.site for p in model.places)]
     backward = [p.cotangent for p in reversed(model.places)]
@@ -80,7 +80,7 @@ def _computed(model: Model) -> list[Site]:
 
 def _largest_before(case: Case, record: Record, site: Site) -> float:
     largest = 0.0
-    for other in _computed(case.model):
+    for other in computed(case.model):
         if other == site:
             break
         if other in record.summaries:
