@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from isograd.backends.select import Backend
-from isograd.diagnosis.case import expectation
+from isograd.diagnosis.expected import expected, moments_of
 from isograd.diagnosis.findings import Expectation
 from isograd.diagnosis.first_step import FirstStep, first_step
 from isograd.diagnosis.outlook import Item, Look, look_at
+from isograd.diagnosis.precision import precision_plan
+from isograd.diagnosis.step_size import MAX_PRODUCTS, StepSize, preconditioner, step_size
 from isograd.nn.model import Model, build
 from isograd.nn.spec import Spec
+from isograd.theory.cost import Flops, mlp_flops
+from isograd.theory.precision import PrecisionPlan
 from isograd.training.data import Split
-from isograd.training.start import prepare
+from isograd.training.start import Start, prepare
 
 Outlook = Literal["will train", "will not", "unknown"]
 
@@ -26,29 +31,36 @@ class Check:
     Attributes:
         verdict: *will train*, *will not*, or *unknown*.
         reason: the verdict in a sentence.
+        items: what was looked at.
         model: the network.
-        items: what was looked at, in the order in which a step meets it.
-        measured: one step; None without data.
-        expected: theory's.
-        assumptions: what was taken for granted where there are no data.
+        measured: one step; None without data, and so are `step_size` and `precision`.
+        expected: what theory expects of each layer.
+        step_size: which learning rates suit it.
+        precision: which number formats do for which tensors.
+        flops: of the matrix products of a step, per row.
+        assumptions: what was taken for granted, in sentences.
     """
 
     verdict: Outlook
     reason: str
-    model: Model
     items: tuple[Item, ...]
+    model: Model
     measured: FirstStep | None
     expected: Expectation
-    assumptions: tuple[str, ...]
+    step_size: StepSize | None
+    precision: PrecisionPlan | None
+    flops: Flops
+    assumptions: tuple[str, ...] = ()
 
 
 def check(
     spec: Spec,
     split: Split | None,
     *,
-    n_in: int = 0,
+    n_in: int = 1,
     backend: Backend = "numpy",
     threads: int | None = None,
+    assumptions: tuple[str, ...] = (),
 ) -> Check:
     """Say whether a network will train.
 
@@ -57,38 +69,74 @@ def check(
         split: the data; None leaves what theory alone can say.
         n_in: features, where there are no data.
         backend, threads: what takes the step that is measured.
+        assumptions: of the caller's.
 
     Raises:
         IsogradError: if spec or data cannot be used.
     """
-    measured = None
-    if split is not None:
+    measured, sizes, plan = None, None, None
+    if split is None:
+        model = build(spec.network, n_in)
+        theory = expected(model)
+        assumptions += ("features of mean 0 and mean square 1, rows that have nothing in common",)
+    else:
         start = prepare(spec, split)
         model = start.model
         measured = first_step(spec, split, start, backend=backend, threads=threads)
-    else:
-        model = build(spec.network, n_in)
-    look = Look(spec, model, split, measured, expectation(model))
-    items = look_at(look)
-    verdict, reason = _verdict(items)
+        second, cross = moments_of(split.X_train[measured.batch])
+        theory = expected(model, second=second, cross=cross, batch=measured.rows)
+        sizes = _step_size(spec, split, start, measured)
+        plan = precision_plan(measured.summaries, model)
+    items = look_at(Look(spec, model, split, measured, theory, sizes))
+    verdict, reason = judge(items)
     return Check(
         verdict=verdict,
         reason=reason,
-        model=model,
         items=items,
+        model=model,
         measured=measured,
-        expected=look.expected,
-        assumptions=(),
+        expected=theory,
+        step_size=sizes,
+        precision=plan,
+        flops=mlp_flops([model.n_in, *(p.n_out for p in model.weights)]),
+        assumptions=assumptions,
     )
 
 
-def _verdict(items: tuple[Item, ...]) -> tuple[Outlook, str]:
-    names: Mapping[str, Outlook] = {"bad": "will not", "doubt": "unknown"}
-    for state, verdict in names.items():
+_SECONDS = 4.0
+"""What the sharpness may take, about."""
+
+
+def _step_size(spec: Spec, split: Split, start: Start, measured: FirstStep) -> StepSize:
+    """Sharpness with as many products as fit, by their size: the same on every machine."""
+    rows = measured.batch[: max(64, start.batch_size)]
+    work = 4.0 * 2.0 * start.model.parameter_count * len(rows)
+    seconds = 2e-3 * start.model.depth + work / 1e10
+    passes = 1 if preconditioner(spec.optimiser, np.zeros(1)) is None else 2
+    products = min(MAX_PRODUCTS, int(_SECONDS / (seconds * passes)))
+    return step_size(
+        *(spec, start.model, start.params),
+        split.X_train[rows],
+        split.y_train[rows],
+        rng=np.random.default_rng(spec.seed),
+        steps=start.steps,
+        max_products=products,
+    )
+
+
+def judge(items: tuple[Item, ...]) -> tuple[Outlook, str]:
+    """The verdict that items lead to, and why.
+
+    *Will not* if one is bad, *unknown* if one is in doubt, *will train* else.
+    """
+    outlooks: dict[str, Outlook] = {"bad": "will not", "doubt": "unknown"}
+    for state, verdict in outlooks.items():
         found = [item for item in items if item.state == state]
         if found:
-            return verdict, "; ".join(item.came for item in found)
-    return "will train", "nothing that is known to keep a network from training was found"
+            first, *others = found
+            also = f" (also: {', '.join(item.name for item in others)})" if others else ""
+            return verdict, f"{first.name} {first.came}{also}"
+    return "will train", "nothing was found that is known to keep a network from training"
 
 
-__all__ = ["Check", "Outlook", "check"]
+__all__ = ["Check", "Outlook", "check", "judge"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isograd.backends.select import Backend
 from isograd.diagnosis.case import profile
@@ -33,9 +35,10 @@ class FirstStep:
 
     Attributes:
         model: the network.
-        rows: of the batch.
+        batch: the rows.
         lr: learning rate.
         loss: of the batch, regularisation included.
+        penalty: the regularisation, ½λ‖W‖_F².
         after: the same batch's, after the update.
         promised: gᵀΔθ, the change of the loss that the gradient promised.
         applied: whether loss, gradient and update were finite.
@@ -44,17 +47,23 @@ class FirstStep:
     """
 
     model: Model
-    rows: int
+    batch: NDArray[np.int64]
     lr: float
     loss: float
+    penalty: float
     after: float
     promised: float
     applied: bool
     summaries: Mapping[Site, Summary]
     profile: Profile
 
+    @property
+    def rows(self) -> int:
+        """Of the batch."""
+        return len(self.batch)
 
-def first_batch(start: Start, n: int) -> np.ndarray:
+
+def first_batch(start: Start, n: int) -> NDArray[np.int64]:
     """The rows that are looked at: those of the run's first batch, and more or fewer of them."""
     rng = np.random.default_rng()
     rng.bit_generator.state = start.state.order
@@ -113,11 +122,13 @@ def first_step(
         Noise(start.key, number[0]),
     )[0]
     loss = float(losses[0])
+    squares = [s.norm**2 for site, s in summaries.items() if site.kind == "W"]
     return FirstStep(
         model=model,
-        rows=len(rows),
+        batch=rows,
         lr=float(lr[0]),
         loss=loss,
+        penalty=0.5 * spec.network.loss.l2 * math.fsum(squares),
         after=float(after),
         promised=float(slopes[0]),
         applied=bool(applied),

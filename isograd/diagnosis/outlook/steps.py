@@ -1,0 +1,40 @@
+"""Steps: does the learning rate suit the network where it starts?"""
+
+from __future__ import annotations
+
+import math
+
+from isograd.diagnosis.outlook.common import Item, Look, State
+from isograd.nn.spec import HalfSquaredError, Huber, MeanSquaredError
+
+CATAPULT = 6.0
+"""Times the stable rate 2/λ up to which wide networks still trained under the squared error: 12/λ
+for ReLU, less for others (Lewkowycz et al. 2020, sec. 2). A cross-entropy bends away from it."""
+
+
+def learning_rate(look: Look) -> Item | None:
+    """Is the learning rate one that the network can take where it starts?"""
+    s = look.step_size
+    if s is None:
+        return None
+    must = "a rate below the largest stable one at the start, and high enough for the run"
+    source = "Cohen et al. 2021, sec. 2; Lewkowycz et al. 2020, sec. 2"
+    if s.skipped:
+        came = f"no range: {s.skipped}"
+        return Item("learning rate", "note", None, s.lr, came, must, source)
+    state: State = "ok"
+    came = f"{s.lr:.2g}, stable up to {_text(s.high)}"
+    if s.standing == "above" and s.high is not None:
+        state, times = "note", s.lr / s.high
+        came += f": {times:.2g} times too large at the start"
+        squared = isinstance(look.spec.network.loss, HalfSquaredError | MeanSquaredError | Huber)
+        if squared and times > CATAPULT:
+            state = "doubt"
+    elif s.standing == "below":
+        state = "note"
+        came += f"; below {_text(s.low)} the run is too short, if the loss falls on as at first"
+    return Item("learning rate", state, None, s.lr, came, must, source)
+
+
+def _text(rate: float | None) -> str:
+    return "any" if rate is None or math.isinf(rate) else f"{rate:.2g}"
