@@ -17,6 +17,17 @@ from isograd.theory.cost import Flops, mlp_flops
 from isograd.theory.criticality import Critical, correlation_decay, critical, half_stable
 from isograd.theory.finite_width import log_norm, log_norm_spread, log_ratio
 from isograd.theory.fixed_points import FixedPoint, FixedPoints, fixed_points, limit_q
+from isograd.theory.formats import (
+    Limits,
+    LossScale,
+    Shares,
+    layers_until_zero,
+    limits,
+    loss_scale,
+    shares,
+    sizes,
+)
+from isograd.theory.forward_error import DenseLayer, LayerBound, forward_error
 from isograd.theory.lyapunov import Lyapunov, gaussian_exponents, lyapunov
 from isograd.theory.mean_field import (
     MeanField,
@@ -35,17 +46,28 @@ from isograd.theory.moments import (
     moments,
     std_gain,
 )
+from isograd.theory.precision import PrecisionPlan, Tensor
+from isograd.theory.precision import plan as precision_plan
 from isograd.theory.quadrature import (
     Phi,
     expectation,
     expectation2,
     expectations,
 )
+from isograd.theory.rounding import (
+    expected_growth,
+    gamma,
+    gamma_probable,
+    logsumexp_condition,
+    softmax_condition,
+    softmax_jacobian_norm,
+)
 from isograd.theory.self_normalising import (
     Normalised,
     normalising_fixed_point,
     normalising_map,
 )
+from isograd.theory.shadow import SiteError, shadow
 from isograd.theory.sharpness import (
     Sharpness,
     alternating_gain,
@@ -60,14 +82,26 @@ from isograd.theory.spectra import (
     equal_layers,
     predicted_spectrum,
 )
+from isograd.theory.updates import (
+    AdamEpsilon,
+    UpdatesLost,
+    adam_epsilon,
+    rounded_away,
+    updates_lost,
+)
 
 __all__ = [
     "CONVENTIONS",
+    "AdamEpsilon",
     "Convention",
     "Critical",
+    "DenseLayer",
     "FixedPoint",
     "FixedPoints",
     "Flops",
+    "LayerBound",
+    "Limits",
+    "LossScale",
     "Lyapunov",
     "MeanField",
     "Moments",
@@ -75,10 +109,16 @@ __all__ = [
     "OverDepth",
     "Phi",
     "PhiLike",
+    "PrecisionPlan",
     "PredictedSpectrum",
     "RandomLayer",
+    "Shares",
     "Sharpness",
+    "SiteError",
+    "Tensor",
+    "UpdatesLost",
     "WidthScaling",
+    "adam_epsilon",
     "alternating_gain",
     "backward_gain",
     "check_derivative",
@@ -92,15 +132,23 @@ __all__ = [
     "expectation",
     "expectation2",
     "expectations",
+    "expected_growth",
     "fixed_points",
+    "forward_error",
     "forward_gain",
+    "gamma",
+    "gamma_probable",
     "gaussian_exponents",
     "half_stable",
+    "layers_until_zero",
     "length_map",
     "limit_q",
+    "limits",
     "log_norm",
     "log_norm_spread",
     "log_ratio",
+    "logsumexp_condition",
+    "loss_scale",
     "lyapunov",
     "mean_field",
     "mlp_flops",
@@ -109,13 +157,21 @@ __all__ = [
     "normalising_map",
     "over_depth",
     "phi_of",
+    "precision_plan",
     "predicted_spectrum",
+    "rounded_away",
     "safe_learning_rate",
+    "shadow",
+    "shares",
     "sharpness",
+    "sizes",
+    "softmax_condition",
+    "softmax_jacobian_norm",
     "stability_limit",
     "stable_correlation",
     "std_gain",
     "steady_gain",
     "torch_gain",
+    "updates_lost",
     "width_scaling",
 ]

@@ -52,7 +52,8 @@ def shadow(
     The low precision: floats among the arguments are rounded to the format, every operation is done
     in float32 (float64 for fp64), and values are rounded to the format again at each probe, forward
     and backward. So are networks trained whose layers keep their values in 16 bits and sum up
-    in 32. With "fp32" the probes round nothing.
+    in 32. A derivative that is taken from an operation's result takes it before the probe. With
+    "fp32" the probes round nothing.
 
     Args:
         f: a function of arrays, with probes; derivatives may be taken in it.
