@@ -10,13 +10,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from isograd import theory
 from isograd.diagnosis.budget import Budget, gain_budget
+from isograd.diagnosis.expected import expected
 from isograd.diagnosis.findings import Expectation, Profile
-from isograd.errors import TheoryError
-from isograd.nn.activations import phi
 from isograd.nn.model import Model, Part
-from isograd.nn.places import elementwise
 from isograd.nn.spec import HalfSquaredError, Huber, MeanSquaredError, Spec
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
@@ -183,8 +180,24 @@ class Case:
 
     @cached_property
     def expectation(self) -> Expectation:
-        """What theory says of the network as initialised."""
-        return expectation(self.model)
+        """What theory says of the network as initialised, for inputs like those of the first step.
+
+        Their mean square is measured, and so is the share of z at layer 1 that differs between
+        rows; it is that of the inputs themselves where layer 1 reads them as they are.
+        """
+        batch = self.spec.batch_size_for(self.rows)
+        first = self.measured[0].summaries if self.measured else {}
+        inputs = first.get(Site.parse("input/0"))
+        if inputs is None or not 0.0 < inputs.rms < math.inf:
+            return expected(self.model, batch=batch)
+        second, cross = inputs.rms**2, None
+        bottom = self.model.places[0]
+        if bottom.part is Part.WEIGHTS and batch > 1:
+            at = profile(self.model, self.measured[0])
+            if 0.0 < at.scale[0] < math.inf:
+                differs = (at.signal[0] / at.scale[0]) ** 2 * batch / (batch - 1)
+                cross = second * max(0.0, 1.0 - differs)
+        return expected(self.model, second=second, cross=cross, batch=batch)
 
 
 def way(rates: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -237,57 +250,6 @@ def change(values: tuple[float, ...], reference: float) -> NDArray[np.float64]:
     return out
 
 
-_OUTSIDE = {
-    Part.NORMALISATION: "normalisation is",
-    Part.SKIP_OPENS: "skip connections are",
-    Part.DROPOUT: "dropout is",
-    Part.SCALE: "scale layers are",
-}
-
-
-def expectation(model: Model) -> Expectation:
-    """Mean-field theory for the hidden layers of a network.
-
-    It covers chains of dense layers and elementwise activations with random weights of one law;
-    not, so far, normalisation, dropout, scale layers and skip connections, which change the maps.
-    """
-    for part, what in _OUTSIDE.items():
-        if any(p.part is part for p in model.places):
-            return _not_covered(f"{what} outside this theory")
-    if any(p.part is Part.ACTIVATION and not elementwise(p.spec) for p in model.places):
-        return _not_covered("an activation that mixes units is outside this theory")
-    hidden = model.weights[1:]
-    if not hidden:
-        return _not_covered("there is no hidden layer")
-    laws = [model.scale(p) for p in hidden]
-    law, at_hand = laws[len(hidden) // 2], hidden[len(hidden) // 2].phi
-    if law is None or at_hand is None or None in laws:
-        return _not_covered("the weights are not random, or scaled to the data")
-    if len({p.phi for p in hidden}) > 1:
-        return _not_covered("the layers have different activations")
-    first = model.scale(model.weights[0])
-    q0 = (first.sigma_w2 + first.sigma_b2) if first else 1.0
-    try:
-        field = theory.mean_field(phi(at_hand), law.sigma_w2, law.sigma_b2, q0)
-    except TheoryError as error:
-        return _not_covered(error.must)
-    widths = [p.n_out for p in model.weights[:-1]]
-    kind: theory.finite_width.Kind = "relu" if at_hand.name == "relu" else "linear"
-    spread = theory.log_norm_spread([widths[0], *widths], kind) / math.log(10.0)
-    return Expectation(
-        covered=True,
-        reason="",
-        chi1=field.chi1,
-        decades_per_layer=0.5 * math.log10(field.chi1) if field.chi1 > 0 else -math.inf,
-        depth_scale=field.xi_c,
-        trainable_depth=field.trainable_depth,
-        spread_decades=spread,
-    )
-
-
-def _not_covered(reason: str) -> Expectation:
-    nan = math.nan
-    return Expectation(False, reason, nan, nan, nan, nan, nan)
-
+expectation = expected  # the name it had
 
 __all__ = ["TRAINABLE", "Case", "change", "expectation", "profile", "way"]

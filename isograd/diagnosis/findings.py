@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -65,6 +66,44 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """A size that is expected, and its error bar over draws of the weights.
+
+    Attributes:
+        decades: log₁₀ of the size: its mean over draws.
+        sd: its standard deviation.
+    """
+
+    decades: float
+    sd: float
+
+    @property
+    def value(self) -> float:
+        """The size."""
+        return float(10.0**self.decades) if self.decades < 308.0 else math.inf
+
+    def __str__(self) -> str:
+        return f"{self.decades:+.2f} ± {self.sd:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerExpectation:
+    """What theory expects of a weight layer, in decades.
+
+    Attributes:
+        layer: l.
+        scale: log₁₀ of the rms of z.
+        signal: log₁₀ of the rms of z minus its mean over the batch.
+        delta: log₁₀(‖δ^l‖/‖δ^L‖); NaN where theory does not reach the top.
+    """
+
+    layer: int
+    scale: Band
+    signal: Band
+    delta: Band
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What mean-field theory says of the network as initialised.
 
@@ -76,6 +115,7 @@ class Expectation:
         depth_scale: ξ_c, over which differences between inputs fade, in layers.
         trainable_depth: 6 ξ_c.
         spread_decades: standard deviation over draws of log₁₀‖δ¹‖ at these widths.
+        layers: each weight layer, up to the last that theory covers.
     """
 
     covered: bool
@@ -85,6 +125,7 @@ class Expectation:
     depth_scale: float
     trainable_depth: float
     spread_decades: float
+    layers: tuple[LayerExpectation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -40,28 +41,55 @@ def log_ratio(fan_in: int, fan_out: int, kind: Kind) -> tuple[float, float]:
     for what, width in (("fan_in", fan_in), ("fan_out", fan_out)):
         if width < 1:
             raise TheoryError(f"{what} must be at least 1", came=repr(width))
-    if kind == "linear":
-        half = fan_out / 2
-        return (
-            float(special.digamma(half)) + math.log(2 / fan_in),
-            float(special.polygamma(1, half)),
-        )
-    if kind != "relu":
+    if kind not in _LAWS:
         raise TheoryError('kind must be "linear" or "relu"', came=repr(kind))
+    mean, variance = log_mean_square(fan_out, *_LAWS[kind])
+    return mean + math.log(fan_out / fan_in), variance
+
+
+_LAWS: dict[Kind, tuple[float, float]] = {"linear": (3.0, 1.0), "relu": (6.0, 0.5)}
+"""Kurtosis E x⁴/(E x²)² of a unit, and the share of units that are not 0."""
+
+
+@lru_cache(maxsize=4096)
+def log_mean_square(n: int, kurtosis: float, active: float = 1.0) -> tuple[float, float]:
+    """Mean and variance of ln X, X the mean of x² over n independent units, relative to E x².
+
+    E X = 1 and Var X = (kurtosis − 1)/n. K of the units, binomial(n, active), are not 0; given K,
+    X is taken as gamma-distributed with the mean and the variance it has. For Gaussian units
+    (kurtosis 3), and those of which a ReLU or dropout leaves a share p (kurtosis 3/p), that is
+    exact: χ² with K degrees of freedom. Draws with K = 0 are left out.
+
+    Args:
+        n: units.
+        kurtosis: E x⁴/(E x²)²; 1 or less is no chance at all.
+        active: the share of units that are not 0.
+
+    References: Hanin 2018; Hanin & Nica 2019 (ReLU: (kurtosis − 1)/n = 5/n).
+    """
+    if active >= 1.0:
+        excess = kurtosis - 1.0
+        if excess <= 0.0:
+            return 0.0, 0.0
+        shape = n / excess
+        if shape > 1e7:  # the digamma function's own rounding would show
+            return -0.5 / shape, 1.0 / shape
+        return float(special.digamma(shape)) - math.log(shape), float(special.polygamma(1, shape))
     from scipy import stats  # slow to import, and few need it
 
     # 40 standard deviations hold all of the binomial that a float64 sum can see.
-    reach = 20 * math.sqrt(fan_out) + 2
-    active = np.arange(
-        max(1, math.floor(fan_out / 2 - reach)), min(fan_out, math.ceil(fan_out / 2 + reach)) + 1
-    )
-    p = stats.binom.pmf(active, fan_out, 0.5)
+    middle, reach = n * active, 40.0 * math.sqrt(n * active * (1.0 - active)) + 2.0
+    units = np.arange(max(1, math.floor(middle - reach)), min(n, math.ceil(middle + reach)) + 1)
+    p = stats.binom.pmf(units, n, active)
     p /= p.sum()
-    log = special.digamma(active / 2)
+    log, within = np.log(units / middle), np.zeros(len(units))
+    excess = kurtosis * active - 1.0
+    if excess > 0.0:
+        shapes = units / excess
+        log += special.digamma(shapes) - np.log(shapes)
+        within = special.polygamma(1, shapes)
     mean = float(p @ log)
-    within = special.polygamma(1, active / 2)
-    variance = float(p @ (within + (log - mean) ** 2))
-    return mean + math.log(4 / fan_in), variance
+    return mean, float(p @ (within + (log - mean) ** 2))
 
 
 def log_norm(widths: Sequence[int], kind: Kind) -> tuple[float, float]:

@@ -1,0 +1,391 @@
+"""What an activation makes of Gaussian pre-activations, as smooth functions of q and correlation.
+
+A network of ten thousand layers asks for the same averages at ten thousand variances q. They are
+taken by quadrature at Chebyshev points of ln q, four-fold panel by four-fold panel, and of the
+angle θ between two inputs, cos θ = c, and interpolated: averages over a Gaussian are analytic in
+both (Trefethen 2013, ch. 8: interpolation then converges geometrically).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from isograd.errors import TheoryError
+from isograd.theory.moments import moments
+from isograd.theory.quadrature import Array, Phi, scan
+
+_PANEL = math.log(4.0)  # of ln q
+_ORDER = 13  # points of ln q in a panel: 1e-9 for functions analytic in |Im ln q| < π/2
+_ANGLES = (24, 48, 96)  # points of θ, as many as it takes
+_ENOUGH = 1e-8
+# Below and above, an activation has reached the power laws of its ends.
+_SMOOTH, _KINKED, _LARGE = math.log(1e-9), math.log(1e-13), math.log(1e12)
+_RADIUS, _NODES = 8.5, 10
+
+
+@dataclass(frozen=True)
+class Single:
+    """Averages over one pre-activation u = √q z, and what decides their spread over units.
+
+    Attributes:
+        mean: E φ.
+        second: E φ².
+        slope: χ₁/σ_w² = E φ′².
+        growth: d ln E φ²/d ln q.
+        bend: d² ln E φ²/d (ln q)².
+        slope_growth: d ln E φ′²/d ln q.
+        slope_bend: the second derivative.
+        kurtosis: E φ⁴/(E φ²)².
+        slope_kurtosis: E φ′⁴/(E φ′²)².
+        joint: E φ²φ′²/(E φ² E φ′²).
+        tilt: E φ² z/E φ².
+        active: the share of units with φ ≠ 0.
+        slope_active: the share of units with φ′ ≠ 0.
+    """
+
+    mean: float
+    second: float
+    slope: float
+    growth: float
+    bend: float
+    slope_growth: float
+    slope_bend: float
+    kurtosis: float
+    slope_kurtosis: float
+    joint: float
+    tilt: float
+    active: float
+    slope_active: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Averages over two pre-activations of variance q; arrays, one entry per pair of inputs.
+
+    Attributes:
+        spread: ½ E (φ₁ − φ₂)².
+        slope: E φ′₁φ′₂.
+        square: E φ₁²φ₂²/(E φ²)².
+        slope_square: E φ′₁²φ′₂²/(E φ′²)².
+        joint: E φ₁²φ′₂²/(E φ² E φ′²).
+    """
+
+    spread: Array
+    slope: Array
+    square: Array
+    slope_square: Array
+    joint: Array
+
+
+def single(phi: Phi, q: float) -> Single:
+    """The averages over one pre-activation, to about 1e-8 of their scale.
+
+    Args:
+        phi: the activation.
+        q: the variance, above 0.
+
+    Raises:
+        TheoryError: q is not positive and finite, or φ not finite.
+    """
+    panel, x, log_scale = _locate(phi, q)
+    values = panel.single(x)
+    if log_scale:
+        return _extrapolated(values, panel.origin, log_scale)
+    return values
+
+
+def pair(phi: Phi, q: float, spread: Array) -> Pair:
+    """The averages over two pre-activations, to about 1e-7 of their scale.
+
+    Args:
+        phi: the activation.
+        q: their variance, above 0.
+        spread: ½E(u₁ − u₂)² = q(1 − c), shape (k,), from 0 to 2q. Given in this form, two inputs
+            that are nearly the same stay apart however near they come.
+
+    Raises:
+        TheoryError: as `single`.
+    """
+    panel, x, _ = _locate(phi, q)
+    gap = np.clip(np.asarray(spread, np.float64) / q, 0.0, 2.0)
+    found = panel.pair(x, 2.0 * np.arcsin(np.sqrt(gap / 2.0)))
+    # Of the spread the panel gives the share of q(1 − c)·E φ′²; likewise at the ends, where E φ′²
+    # itself follows a power law.
+    here = single(phi, q)
+    return Pair(
+        found[0] * spread * here.slope,
+        found[1] * here.slope,
+        found[2],
+        found[3],
+        found[4],
+    )
+
+
+def _locate(phi: Phi, q: float) -> tuple[_Panel, float, float]:
+    """The panel of q, where in it q lies (−1 … 1), and by how much ln q is beyond all panels."""
+    if not 0.0 < q < math.inf:
+        raise TheoryError(
+            "a response is that to pre-activations of a positive, finite variance",
+            came=f"q = {q:.6g}",
+            where=phi.name,
+        )
+    log_q = math.log(q)
+    if homogeneous(phi):
+        low = high = 0.5 * _PANEL
+    else:
+        low, high = (_KINKED if phi.kinks else _SMOOTH), _LARGE
+    at = min(max(log_q, low), high)
+    index = math.floor(at / _PANEL)
+    return _panel(phi, index), 2.0 * (at / _PANEL - index) - 1.0, log_q - at
+
+
+def _extrapolated(s: Single, origin: float, log_scale: float) -> Single:
+    """The power laws of the ends: φ(0) + φ′u at small q, u^p at large."""
+    if log_scale > 0.0:
+        origin = 0.0
+    half = math.exp(0.5 * log_scale)
+    if log_scale < 0.0 or abs(s.growth - 1.0) < 0.01:
+        mean = origin + (s.mean - origin) * half
+        second = mean * mean + (s.second - s.mean * s.mean) * half * half
+        return _replace(s, mean, second, s.slope)
+    power = math.exp(s.growth * log_scale)
+    slope = s.slope * math.exp(s.slope_growth * log_scale)
+    return _replace(s, s.mean * math.sqrt(power), s.second * power, slope)
+
+
+def _replace(s: Single, mean: float, second: float, slope: float) -> Single:
+    from dataclasses import replace
+
+    if mean and second:  # where a constant dominates, growth fades with q
+        share = (second - mean * mean) / second / max((s.second - s.mean**2) / s.second, 1e-300)
+        return replace(s, mean=mean, second=second, slope=slope, growth=s.growth * min(share, 1.0))
+    return replace(s, mean=mean, second=second, slope=slope)
+
+
+@lru_cache(maxsize=256)
+def homogeneous(phi: Phi) -> bool:
+    """Whether φ(su) = sφ(u) for s > 0, as for a ReLU: then one panel serves every q."""
+    if any(phi.kinks):
+        return False
+    u = np.array([-3.1, -1.7, -0.4, 0.3, 1.1, 2.9])
+    with np.errstate(all="ignore"):
+        values, scaled = phi.f(u), phi.f(1e3 * u)
+    return bool(np.allclose(scaled, 1e3 * values, rtol=1e-13, atol=0.0))
+
+
+class _Panel:
+    """The averages for ln q in one panel, as Chebyshev series."""
+
+    def __init__(self, phi: Phi, index: int) -> None:
+        self.phi = phi
+        points = np.cos(math.pi * (np.arange(_ORDER) + 0.5) / _ORDER)
+        self.q = np.exp(_PANEL * (index + 0.5 * (points + 1.0)))
+        self.points = points
+        self.origin = moments(phi, 0.0).mean
+        self.width = min(1.0, 1.0 / math.sqrt(float(self.q.max())))
+
+    @cached_property
+    def _series(self) -> tuple[Array, Array, Array]:
+        """Coefficients of the averages over one pre-activation, and of their derivatives."""
+        phi, origin = self.phi, self.origin
+
+        def integrands(u: Array) -> Array:
+            f, df = phi.f(u), phi.df(u)
+            moved = f - origin
+            f2, df2 = f * f, df * df
+            z = u / np.sqrt(self.q)[:, None]
+            on, moves = (f != 0).astype(float), (df != 0).astype(float)
+            rows = [moved, moved * moved, df2, f2 * f2, df2 * df2, f2 * df2, f2 * z, on, moves]
+            return np.stack(rows)
+
+        found = scan(integrands, self.q, phi.kinks)
+        if not np.isfinite(found).all():
+            raise TheoryError(
+                "an activation and its derivative must be finite everywhere",
+                came=f"averages that are not, at q = {self.q.max():.3g}",
+                where=phi.name,
+            )
+        mean = origin + found[0]
+        variance = found[1] - found[0] ** 2
+        second = mean * mean + variance
+        slope = found[2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rows = np.stack(
+                [
+                    found[0] / np.sqrt(self.q),
+                    variance / self.q,
+                    np.log(slope),
+                    found[3] / second**2,
+                    found[4] / slope**2,
+                    found[5] / (second * slope),
+                    found[6] / second,
+                    found[7],
+                    found[8],
+                ]
+            )
+        if not np.isfinite(rows).all():
+            raise TheoryError(
+                "an activation must pass some signal",
+                came="an average of 0",
+                where=f"{phi.name} at q = {self.q.max():.3g}",
+            )
+        first = _fit(self.points, rows.T).T
+        once = chebyshev.chebder(first, axis=1) * (2.0 / _PANEL)
+        twice = chebyshev.chebder(once, axis=1) * (2.0 / _PANEL)
+        return first, once, twice
+
+    def single(self, x: float) -> Single:
+        first, once, twice = self._series
+        t = _chebyshev(x, _ORDER)
+        v, d, dd = first @ t, once @ t[:-1], twice @ t[:-2]
+        q = math.exp(_PANEL * 0.5 * (x + 1.0)) * float(self.q_low)
+        root = math.sqrt(q)
+        mean = self.origin + root * v[0]
+        mean_1 = root * (0.5 * v[0] + d[0])
+        mean_2 = root * (0.25 * v[0] + d[0] + dd[0])
+        second = mean * mean + q * v[1]
+        second_1 = 2.0 * mean * mean_1 + q * (v[1] + d[1])
+        second_2 = 2.0 * (mean_1**2 + mean * mean_2) + q * (v[1] + 2.0 * d[1] + dd[1])
+        growth = second_1 / second
+        return Single(
+            mean=float(mean),
+            second=float(second),
+            slope=math.exp(v[2]),
+            growth=float(growth),
+            bend=float(second_2 / second - growth**2),
+            slope_growth=float(d[2]),
+            slope_bend=float(dd[2]),
+            kurtosis=float(v[3]),
+            slope_kurtosis=float(v[4]),
+            joint=float(v[5]),
+            tilt=float(v[6]),
+            active=float(v[7]),
+            slope_active=float(v[8]),
+        )
+
+    @cached_property
+    def q_low(self) -> float:
+        index = round(math.log(float(self.q[len(self.q) // 2])) / _PANEL - 0.5)
+        return math.exp(_PANEL * index)
+
+    @cached_property
+    def _surface(self) -> Array:
+        """Coefficients (5, ln q, θ) of the averages over two pre-activations."""
+        for count in _ANGLES:
+            points = np.cos(math.pi * (np.arange(count) + 0.5) / count)
+            angles = self.width * np.sinh(0.5 * (points + 1.0) * math.asinh(math.pi / self.width))
+            values = np.empty((5, _ORDER, count))
+            for i, q in enumerate(self.q):
+                for j, angle in enumerate(angles):
+                    values[:, i, j] = _two(self.phi, float(q), float(angle))
+            along = _fit(points, values.reshape(-1, count).T).reshape(count, 5, _ORDER)
+            if np.abs(along[-2:]).max() <= _ENOUGH * np.abs(along).max() or count == _ANGLES[-1]:
+                break
+        both = _fit(self.points, along.transpose(2, 0, 1).reshape(_ORDER, -1))
+        return np.ascontiguousarray(both.reshape(_ORDER, count, 5).transpose(2, 0, 1))
+
+    def pair(self, x: float, angle: Array) -> Array:
+        surface = self._surface
+        y = 2.0 * np.arcsinh(angle / self.width) / math.asinh(math.pi / self.width) - 1.0
+        rows = np.tensordot(surface, _chebyshev(x, _ORDER), axes=(1, 0))
+        return np.asarray(rows @ _chebyshev(y, surface.shape[2]))
+
+
+@lru_cache(maxsize=1024)
+def _panel(phi: Phi, index: int) -> _Panel:
+    return _Panel(phi, index)
+
+
+def _chebyshev(x: float | Array, order: int) -> Array:
+    """T_k(x), k < order: shape (order, …)."""
+    angle = np.arccos(np.clip(x, -1.0, 1.0))
+    k = np.arange(order)
+    return np.cos(np.multiply.outer(k, angle))
+
+
+def _fit(points: Array, values: Array) -> Array:
+    """Coefficients of the interpolant at Chebyshev points: (n, m) -> (n, m)."""
+    n = len(points)
+    basis = _chebyshev(points, n)
+    coefficients = basis @ values * (2.0 / n)
+    coefficients[0] /= 2.0
+    return np.asarray(coefficients)
+
+
+@lru_cache(maxsize=8)
+def _legendre(order: int) -> tuple[Array, Array]:
+    x, w = np.polynomial.legendre.leggauss(order)
+    return x, w
+
+
+def _two(phi: Phi, q: float, angle: float) -> Array:
+    """The five averages of `Pair`, each relative to its scale, at one variance and angle."""
+    root, c, s = math.sqrt(q), math.cos(angle), math.sin(angle)
+    kinks = np.array(phi.kinks) / root
+    fine = min(1.0, 1.0 / root)
+    outer = np.concatenate([kinks, kinks / c]) if abs(c) > 1e-3 else kinks
+    z1, w1 = _graded(outer, min(fine, s) if len(kinks) else fine)
+    inner = (kinks - c * z1[:, None]) / s
+    z2, w2 = _panels(inner, min(1.0, fine / s))
+    u1 = root * z1[:, None]
+    u2 = root * (c * z1[:, None] + s * z2)
+    f1, d1, f2, d2 = phi.f(u1), phi.df(u1), phi.f(u2), phi.df(u2)
+    weights = w1[:, None] * w2
+
+    def mean(values: Array) -> float:
+        return float(np.vdot(values, weights))
+
+    a1, a2, b1, b2 = f1 * f1, f2 * f2, d1 * d1, d2 * d2
+    one = weights.sum(axis=1)
+    second, slope = (float(one @ v[:, 0]) for v in (a1, b1))
+    gap = f1 - f2
+    return np.array(
+        [
+            mean(gap * gap) / (4.0 * q * math.sin(angle / 2.0) ** 2 * slope),
+            mean(d1 * d2) / slope,
+            mean(a1 * a2) / second**2,
+            mean(b1 * b2) / slope**2,
+            0.5 * mean(a1 * b2 + a2 * b1) / (second * slope),
+        ]
+    )
+
+
+def _graded(centres: Array, finest: float) -> tuple[Array, Array]:
+    """Nodes and weights of N(0, 1) on panels that shrink towards the centres and towards 0."""
+    levels = max(0, math.ceil(math.log2(1.0 / finest)))
+    steps = 0.5 ** np.arange(0, levels + 1)
+    offsets = np.concatenate([-steps, [0.0], steps])
+    near = (np.concatenate([centres, [0.0]])[:, None] + offsets).ravel()
+    even = np.linspace(-_RADIUS, _RADIUS, 11)
+    edges = np.unique(np.concatenate([even, near.clip(-_RADIUS, _RADIUS)]))
+    return _composite(edges)
+
+
+def _panels(cuts: Array, finest: float) -> tuple[Array, Array]:
+    """Nodes and weights of N(0, 1), row by row, on panels cut where φ has its kinks."""
+    rows = len(cuts)
+    levels = max(0, math.ceil(math.log2(1.0 / finest)))
+    if levels:
+        steps = 0.5 ** np.arange(0, levels + 1)
+        offsets = np.concatenate([-steps, [0.0], steps])
+        cuts = (cuts[..., None] + offsets).reshape(rows, -1)
+    even = np.linspace(-_RADIUS, _RADIUS, 11 * (1 if not levels else 2) ** 1)
+    even = np.broadcast_to(even, (rows, len(even)))
+    edges = np.sort(np.concatenate([even, cuts.clip(-_RADIUS, _RADIUS)], axis=1), axis=1)
+    return _composite(edges)
+
+
+def _composite(edges: Array) -> tuple[Array, Array]:
+    x, w = _legendre(_NODES)
+    half = np.diff(edges, axis=-1)[..., None] / 2.0
+    z = (edges[..., :-1, None] + half * (1.0 + x)).reshape(*edges.shape[:-1], -1)
+    weights = (half * w).reshape(z.shape) * np.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi)
+    return z, weights
+
+
+__all__ = ["Pair", "Single", "homogeneous", "pair", "single"]
