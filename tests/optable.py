@@ -70,6 +70,7 @@ class Row:
         special: arguments with infinities, NaN, ties and saturation, for the first case that fits.
         smooth: the arguments with derivatives that are not zero.
         integers: whether it takes int32 and int64.
+        straight: whether its derivative is by definition that of its first argument, not of itself.
     """
 
     op: Op
@@ -81,6 +82,7 @@ class Row:
     special: tuple[tuple[Any, ...], ...] = ()
     smooth: tuple[int, ...] = (0,)
     integers: bool = True
+    straight: bool = False
 
     def sample(self, rng: np.random.Generator, case: Case, dtype: Any) -> list[np.ndarray]:
         """Arguments for a case; integer samplers (indices, conditions) keep their dtype."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from mpmath import mp, mpf
 from optable import ELEMENTWISE, INF, NAN, Case, Row, Shape, apart, indices, normal
 from threefry import threefry
 
+from isograd.engine.number_formats import FORMATS
 from isograd.engine.ops import Op
 
 
@@ -20,6 +22,36 @@ def _build(shape: Shape, dtype: Any, element: Any) -> np.ndarray:
     for index in np.ndindex(*shape):
         out[index] = element(index)
     return out
+
+
+# --- narrower formats
+
+
+def nearest(x: float, form: str, word: float = math.nan) -> float:
+    """x rounded to a format in rational arithmetic: to nearest even, or by a random word."""
+    f = FORMATS[form]
+    if not math.isfinite(x):
+        return x if f.infinities else NAN
+    least = max(math.frexp(x)[1] - 1, f.min_exponent) - f.fraction_bits
+    units = Fraction(abs(x)) / Fraction(2) ** least
+    if math.isnan(word):
+        units = Fraction(round(units))  # Python's takes ties to even
+    else:  # the fraction of the way counts to 32 digits
+        whole = math.floor(units)
+        units = Fraction(whole + (math.floor((units - whole) * 2**32) + int(word) >= 2**32))
+    out = units * Fraction(2) ** least
+    if out > Fraction(f.max):
+        return math.copysign(INF, x) if f.infinities else NAN
+    return math.copysign(float(out), x)
+
+
+def _round(x: np.ndarray, bits: np.ndarray | None = None, *, form: str) -> np.ndarray:
+    words = np.full(x.shape, NAN) if bits is None else bits.astype(np.float64)
+    return _build(x.shape, np.float64, lambda i: nearest(float(x[i]), form, float(words[i])))
+
+
+def _power_of_two(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    return 2.0 ** rng.integers(-4, 5, shape)
 
 
 # --- reductions
@@ -225,6 +257,7 @@ def _cases(*rows: tuple[Any, ...]) -> tuple[Case, ...]:
 
 
 _WILD = np.array([[INF, 1.0, -0.0], [NAN, -INF, 2.0]])
+_EDGES = np.array([65519.0, 65520.0, -65520.0, 2.0**-25, -(2.0**-25), 1.0001 * 2.0**-25])
 _BIG = np.array([[1e4, -1e4, 1e4], [-INF, 3.0, -INF]])
 _EVEN = np.array([[0.0, -40.0, -100.0], [5.0, 5.0, -INF]])
 _LOST = np.array([[-INF, -INF, -INF], [INF, 0.0, NAN]])
@@ -395,6 +428,31 @@ ARRAYS = (
         (_words, _words),
         value=_random_bits,
         smooth=(),
+        integers=False,
+    ),
+    Row(
+        Op.ROUND,
+        _cases(
+            *(((2, 3), {"form": form}) for form in ("fp16", "bf16", "fp8_e4m3", "fp8_e5m2")),
+            *(((4, 5), (4, 5), {"form": form}) for form in ("fp16", "bf16", "fp8_e4m3")),
+            ((), {"form": "fp64"}),
+            ((0,), (0,), {"form": "fp16"}),
+        ),
+        (normal, _words),
+        value=_round,
+        special=((_WILD,), (_EDGES,)),
+        integers=False,
+        straight=True,
+    ),
+    Row(
+        Op.ROUND_COTANGENT,
+        _cases(
+            ((2, 3), (2, 3), {"form": "fp64"}),
+            ((2, 3), (2, 3), (2, 3), {"form": "fp64"}),
+            ((), (), {"form": "fp64"}),
+        ),
+        (normal, _power_of_two, _words),
+        value=lambda x, *rest, form: x,
         integers=False,
     ),
     Row(

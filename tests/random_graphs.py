@@ -270,6 +270,15 @@ def _bits(d: Draw) -> Any:
     return F.random_bits(key, int(d.rng.integers(9)), shape)
 
 
+def _rounded(d: Draw) -> Any:
+    x, form = d.some("f"), d.choice(("fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2"))
+    key = np.array([1, 2], np.uint32)
+    words = F.random_bits(key, int(d.rng.integers(9)), x.shape) if d.rng.random() < 0.5 else None
+    if d.rng.random() < 0.5:
+        return F.round_to(x, form, words)
+    return F.round_cotangent(x, form, d.choice((1.0, 1024.0)), words)
+
+
 _NUMERIC = (F.add, F.subtract, F.multiply, F.maximum, F.minimum)
 _COMPARISONS = (F.equal, F.not_equal, F.less, F.less_equal, F.greater, F.greater_equal)
 _ELEMENTARY = (
@@ -293,7 +302,7 @@ STEPS: tuple[Callable[[Draw], Any], ...] = (
     lambda d: F.astype(d.some("iub"), d.choice((*INTEGERS, "bool", "float32", "float64"))),
     lambda d: F.astype(d.some("f"), d.choice(("bool", "float32", "float64"))),
     *(_product, _gathered, _scattered, _padded, _joined, _sliced, _repeated, _moved),
-    *(_maximum, _total, _total, _bits),
+    *(_maximum, _total, _total, _bits, _rounded),
     lambda d: F.reshape(d.some("fiub"), -1),
     lambda d: (lambda x: d.chosen(_ROWS, x, d.axis(x)))(d.some("f", lambda x: x.ndim >= 1)),
 )

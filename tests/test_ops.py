@@ -58,8 +58,9 @@ def test_every_primitive_has_a_row_and_a_domain() -> None:
     assert set(RULES) == set(Op)
     assert all(RULES[op].domain for op in Op)
     elementwise = {op for op in Op if RULES[op].elementwise}
-    # The dtype of a cast is a parameter, so it has a row in its own form.
-    assert {row.op for row in TABLE if row.scalar} == elementwise - {Op.CAST}
+    # Those with parameters have rows in their own form.
+    with_parameters = {Op.CAST, Op.ROUND, Op.ROUND_COTANGENT}
+    assert {row.op for row in TABLE if row.scalar} == elementwise - with_parameters
 
 
 def test_a_missing_row_is_seen() -> None:
@@ -285,7 +286,10 @@ def test_derivatives(row: Row, rng: np.random.Generator) -> None:
         f = function(row, case, args, floating(args))
         points = [args[i] for i in floating(args)]
         out = apply(row.op, *args, **case.params)
-        if not row.smooth or not spec_of(out).differentiable:
+        if row.straight:
+            assert same_bits(isograd.jvp(f, points, points)[1], points[0])
+            assert same_bits(isograd.vjp(f, *points)[1](points[0])[0], points[0])
+        elif not row.smooth or not spec_of(out).differentiable:
             assert not np.any(isograd.jvp(f, points, points)[1])
         elif not np.all(np.isfinite(out)):
             assert not np.size(args[0])  # ln Σ over nothing

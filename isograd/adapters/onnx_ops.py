@@ -230,6 +230,8 @@ NONE: dict[Op, str] = {
     Op.PAD: "it is the derivative of a slice",
     Op.RANDOM_BITS: "randomness belongs to training",
     Op.PROBE: "measurements belong to training",
+    Op.ROUND: "narrower formats are emulated in training alone",
+    Op.ROUND_COTANGENT: "gradients belong to training",
 }
 """Primitives that no network's output needs, and why."""
 

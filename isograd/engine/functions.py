@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 
 from isograd.engine.dispatch import Tracer, apply, spec_of
 from isograd.engine.graph import ArraySpec
+from isograd.engine.number_formats import number_format
 from isograd.engine.ops import Op, Value
 from isograd.errors import ShapeError
 
@@ -442,6 +443,56 @@ def random_bits(key: Value, counter: Value, shape: Sequence[int]) -> Value:
         counter = np.asarray(counter, np.uint32)
     target = tuple(operator.index(n) for n in shape)
     return apply(Op.RANDOM_BITS, asarray(key), asarray(counter), shape=target)
+
+
+# --- narrower formats
+
+
+def round_to(x: Value, form: str, bits: Value | None = None) -> Value:
+    """x rounded to a number format, in its own dtype; the derivative is that of x.
+
+    Args:
+        x: any array.
+        form: name of the format, of `isograd.engine.number_formats.FORMATS`.
+        bits: uint32 random bits of the shape of x, for stochastic rounding; without, to nearest
+            even.
+
+    Raises:
+        IsogradError: there is no such format.
+
+    References:
+        Bengio, Léonard & Courville 2013, Estimating or propagating gradients through stochastic
+        neurons for conditional computation, sec. 4 (the straight-through estimator).
+    """
+    number_format(form)
+    x = _floating(x)
+    return apply(Op.ROUND, x, *_words(x, bits), form=form)
+
+
+def round_cotangent(x: Value, form: str, scale: Value = 1.0, bits: Value | None = None) -> Value:
+    """x, whose cotangent g the reverse mode rounds: to (g · scale rounded to a format)/scale.
+
+    So a loss that is multiplied by `scale` acts on the rounding of its gradients (Micikevicius et
+    al. 2018, sec. 3.2), and they come out in their own units.
+
+    Args:
+        x: any array.
+        form: name of the format.
+        scale: a power of two, so that nothing else is rounded; derivative 0.
+        bits: for the cotangent, as for `round_to`.
+
+    Raises:
+        IsogradError: there is no such format.
+    """
+    number_format(form)
+    x = _floating(x)
+    spec = spec_of(x)
+    scale = broadcast_to(astype(scale, spec.dtype), spec.shape)
+    return apply(Op.ROUND_COTANGENT, x, scale, *_words(x, bits), form=form)
+
+
+def _words(x: Value, bits: Value | None) -> tuple[Value, ...]:
+    return () if bits is None else (broadcast_to(bits, spec_of(x).shape),)
 
 
 # --- identities with a meaning

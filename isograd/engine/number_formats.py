@@ -105,27 +105,34 @@ def rounded(
 
     To nearest, ties to even; what lies at or beyond the middle between the largest number and the
     next that a wider exponent would give is infinite (NaN where the format has no infinities).
-    With random bits the rounding is stochastic: up with the probability of the fraction of the way
-    to the next number, so that its mean is x (Connolly, Higham & Mary 2021, eq. 2.1).
+    With random bits the rounding is stochastic: away from 0 with the probability of the fraction of
+    the way to the next number, cut off after 32 binary digits, so that the mean is x (Connolly,
+    Higham & Mary 2021, eq. 2.1): where fraction + bits/2³² ≥ 1.
 
     Args:
-        x: float32 or float64.
-        form: the format.
+        x: floating-point numbers.
+        form: the format; one with as many digits as x, or more, leaves x as it is.
         bits: of the shape of x, for stochastic rounding.
     """
     y = np.asarray(x)
     if form.fraction_bits >= np.finfo(y.dtype).nmant:
         return y
-    _, exponent = np.frexp(y)
-    least = np.maximum(exponent - 1, form.min_exponent) - form.fraction_bits
-    units = np.ldexp(y.astype(np.float64), -least)
-    units = np.rint(units) if bits is None else np.floor(units + bits / 2.0**32)
-    with np.errstate(over="ignore"):
-        out = np.ldexp(units, least).astype(y.dtype)
-    beyond = np.isfinite(y) & (np.abs(out) > form.max)
-    overflow = np.copysign(np.inf, y) if form.infinities else np.nan
-    out = np.where(beyond, overflow, np.where(np.isfinite(y), out, y)).astype(y.dtype)
-    return out if form.infinities else np.where(np.isinf(out), np.nan, out).astype(y.dtype)
+    with np.errstate(all="ignore"):
+        size = np.abs(y).astype(np.float64)
+        _, exponent = np.frexp(size)
+        least = np.maximum(exponent - 1, form.min_exponent) - form.fraction_bits
+        units = np.ldexp(size, -least)
+        if bits is None:
+            whole = np.rint(units)
+        else:
+            whole = np.floor(units)
+            share = np.where(np.isfinite(size), (units - whole) * 2.0**32, 0.0)
+            whole += share.astype(np.uint64) + bits >= 2**32
+        out = np.ldexp(whole, least)
+        if not form.infinities:
+            out = np.where(out > form.max, np.nan, out)
+        out = np.copysign(np.where(out > form.max, np.inf, out), y)
+    return np.asarray(out, y.dtype)
 
 
 __all__ = ["FORMATS", "NumberFormat", "number_format", "rounded"]

@@ -47,6 +47,7 @@ class Op(enum.Enum):
     ERFC = "erfc"
     SIN = "sin"
     COS = "cos"
+    ROUND = "round"
     # comparisons and choice
     EQ = "eq"
     NE = "ne"
@@ -78,6 +79,7 @@ class Op(enum.Enum):
     # identities with a meaning
     STOP_GRADIENT = "stop_gradient"
     PROBE = "probe"
+    ROUND_COTANGENT = "round_cotangent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def _eliminate_dead(graph: Graph) -> tuple[Graph, int]:
 # --- algebraic identities
 
 
-_FAITHFUL_VIEWS = (Op.TRANSPOSE, Op.STOP_GRADIENT, Op.PROBE)
+_FAITHFUL_VIEWS = (Op.TRANSPOSE, Op.STOP_GRADIENT, Op.PROBE, Op.ROUND_COTANGENT)
 
 
 class _Facts:

@@ -13,7 +13,10 @@ from isograd.engine.graph import Eqn, Graph, Var
 from isograd.engine.ops import RULES, Op
 
 # Their output can share the memory of their input; a reshape only that of one which lies in order.
-VIEWS = frozenset({Op.RESHAPE, Op.TRANSPOSE, Op.BROADCAST, Op.SLICE, Op.STOP_GRADIENT, Op.PROBE})
+VIEWS = frozenset(
+    {Op.RESHAPE, Op.TRANSPOSE, Op.BROADCAST, Op.SLICE}
+    | {Op.STOP_GRADIENT, Op.PROBE, Op.ROUND_COTANGENT}
+)
 _SCATTERING = frozenset({Op.TRANSPOSE, Op.BROADCAST})
 
 

@@ -17,9 +17,12 @@ from isograd.backends.llvm.maths import apply, maximum
 from isograd.backends.llvm.partial import across, first_lanes, full, load_first, store_first
 from isograd.backends.llvm.reductions import Total
 from isograd.backends.llvm.views import Ints, nest
+from isograd.engine.graph import Eqn
 from isograd.engine.ops import Op
 
-Step = tuple[Op, Ints, str]
+Step = tuple[Op, Ints, str, *tuple[str, ...]]
+"""A primitive, the numbers of its arguments, the dtype of its value; and the format that one rounds
+to."""
 
 _CHAIN = 32  # vectors added before their sum is added to the whole, which has two words
 
@@ -30,8 +33,7 @@ class Fused:
 
     Attributes:
         reads, writes: operands.
-        steps: (primitive, numbers of its arguments, dtype of its value); values are numbered, the
-            reads first.
+        steps: what is computed; values are numbered, the reads first.
         stored: the number of the value that goes into each of the writes.
         places: for each of the writes, the number of the read whose memory it takes, or −1.
         folds: sums and maxima over all elements: the primitive and the number of a value, each
@@ -55,7 +57,7 @@ class Fused:
         operands = (*self.reads, *self.writes)
         places = self.places or (-1,) * len(self.writes)
         over = nest(self.shape, [o.strides for o in operands])
-        dtypes = {*(o.dtype for o in operands), *(dtype for _, _, dtype in self.steps)}
+        dtypes = {*(o.dtype for o in operands), *(step[2] for step in self.steps)}
         bytes_each = max(np.dtype(dtype).itemsize for dtype in dtypes)
         lanes = width // bytes_each
         inner = [steps[-1] if steps else 0 for steps in over.steps]
@@ -123,8 +125,14 @@ class Fused:
 
 def evaluate(values: list[Any], steps: Sequence[Step]) -> None:
     """Append to the values those that the steps compute from them."""
-    for op, numbers, dtype in steps:
-        values.append(apply(op, [values[i] for i in numbers], dtype))
+    for op, numbers, dtype, *form in steps:
+        values.append(apply(op, [values[i] for i in numbers], dtype, *form))
+
+
+def step(eqn: Eqn, numbers: Ints) -> Step:
+    """An elementwise equation as a step, on values of these numbers."""
+    form = (eqn.params["form"],) if eqn.op is Op.ROUND else ()
+    return (eqn.op, numbers, eqn.output.spec.name, *form)
 
 
 class Fold:

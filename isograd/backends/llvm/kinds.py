@@ -6,7 +6,7 @@ from typing import Any
 
 from isograd.backends.llvm.contraction import contraction
 from isograd.backends.llvm.elements import Operand
-from isograd.backends.llvm.fused import Fused
+from isograd.backends.llvm.fused import Fused, step
 from isograd.backends.llvm.gemm import gemm
 from isograd.backends.llvm.maths import supports
 from isograd.backends.llvm.movement import movement
@@ -34,8 +34,8 @@ def single(eqn: Eqn, reads: tuple[View, ...], write: View) -> Any | None:
     if RULES[eqn.op].elementwise:
         if not supports(eqn.op, names, out.dtype):
             return None
-        step = (eqn.op, tuple(range(len(operands))), out.dtype)
-        return Fused(operands, (out,), (step,), (len(operands),))
+        alone = step(eqn, tuple(range(len(operands))))
+        return Fused(operands, (out,), (alone,), (len(operands),))
     match eqn.op:
         case Op.RESHAPE:
             flat = Operand(out.dtype, reads[0].shape, row_major(reads[0].shape))

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from isograd.backends.llvm.casts import cast
 from isograd.backends.llvm.elements import Operand, load, store
 from isograd.backends.llvm.ir import i64, kernel, loop, loops, offset
 from isograd.backends.llvm.lanes import Floats, select
-from isograd.backends.llvm.maths import DTYPES, apply, cast
+from isograd.backends.llvm.maths import DTYPES, apply
 from isograd.backends.llvm.partial import across, full, load_first, store_first
 from isograd.backends.llvm.two_words import two_sum
 from isograd.backends.llvm.views import Ints, Nest, nest

@@ -103,7 +103,7 @@ def _view(eqn: Eqn, views: dict[Var, View]) -> View | None:
             offset = x.offset + sum(i * s for i, s in zip(start, x.strides, strict=True))
             strides = tuple(k * s for k, s in zip(step, x.strides, strict=True))
             return View(x.root, offset, shape, _plain(shape, strides))
-        case Op.STOP_GRADIENT | Op.PROBE:
+        case Op.STOP_GRADIENT | Op.PROBE | Op.ROUND_COTANGENT:
             return x
         case _:
             return None

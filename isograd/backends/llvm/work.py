@@ -17,7 +17,7 @@ import numpy as np
 
 from isograd.backends.llvm.blas import Product
 from isograd.backends.llvm.elements import Operand
-from isograd.backends.llvm.fused import Fused
+from isograd.backends.llvm.fused import Fused, step
 from isograd.backends.llvm.gemm import gemm
 from isograd.backends.llvm.kinds import single
 from isograd.backends.llvm.maths import supports
@@ -338,7 +338,7 @@ class Works:
             if self._shown[e.output].root is not e.output:
                 numbers[e.output] = number(e.inputs[0])
                 continue
-            steps.append((e.op, tuple(number(v) for v in e.inputs), e.output.spec.name))
+            steps.append(step(e, tuple(number(v) for v in e.inputs)))
             numbers[e.output] = count
             count += 1
         made = [e.output for e in draft.eqns if self._shown[e.output].root is e.output]

@@ -5,9 +5,27 @@ the static mode and derivatives of any order.
 """
 
 from isograd.engine.ops import RULES, Op
-from isograd.engine.rules import elementwise, identity, linalg, random, reduce, shape, stable
+from isograd.engine.rules import (
+    elementwise,
+    identity,
+    linalg,
+    random,
+    reduce,
+    rounding,
+    shape,
+    stable,
+)
 
-__all__ = ["elementwise", "identity", "linalg", "random", "reduce", "shape", "stable"]
+__all__ = [
+    "elementwise",
+    "identity",
+    "linalg",
+    "random",
+    "reduce",
+    "rounding",
+    "shape",
+    "stable",
+]
 
 _missing = [op for op in Op if op not in RULES]
 assert not _missing, f"primitives without a rule: {_missing}"
