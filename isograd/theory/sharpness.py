@@ -28,6 +28,8 @@ Method = Literal[
 MAX_PRODUCTS = 200
 """Hessian-vector products at most; a trained network's sharpness takes 10 to 40."""
 
+_AT_LEAST = 5  # products: a first vector near another eigenvector would else be taken for the one
+
 
 @dataclass(frozen=True, slots=True)
 class Sharpness:
@@ -76,16 +78,19 @@ def sharpness(
         Lanczos 1950; Parlett 1998, theorem 4.5.1 (the residual bounds the distance to an
         eigenvalue) and sec. 13.3; Kuczyński & Woźniakowski 1992 (random first vectors).
     """
-    _require(n >= 1 and max_products >= 1, "a Hessian has at least one row", f"n = {n}")
+    _require(n >= 1, "a Hessian has at least one row", f"n = {n}")
+    _require(max_products >= 1, "at least one product must be allowed", f"{max_products}")
     _require(tol >= 0, "the tolerance must be at least 0", f"{tol!r}")
     root = _root(preconditioner, n)
     q, before = rng.standard_normal(n), np.zeros(n)
     q /= np.linalg.norm(q)
     diagonal: list[float] = []
     beside: list[float] = []
-    value, error = math.nan, math.inf
+    value, error, unit = math.nan, math.inf, 0.0
     for _ in range(min(max_products, 10 * n + 10)):
         w = _product(hvp, q / root) / root
+        unit = unit or float(np.abs(w).max()) or 1.0  # so that no square leaves the range
+        w = w / unit
         alpha = float(q @ w)
         w = w - alpha * q - (beside[-1] if beside else 0.0) * before
         w -= (q @ w) * q
@@ -98,11 +103,12 @@ def sharpness(
         )
         value, error = float(values[0]), beta * abs(float(vectors[-1, 0]))
         largest = max(map(abs, (*diagonal, *beside)))
-        if error <= tol * abs(value) or beta <= 1e-14 * largest or n == 1:
-            return Sharpness(value, error, len(diagonal), True)
+        near = error <= tol * abs(value) and last + 1 >= _AT_LEAST
+        if near or beta <= 1e-14 * largest:
+            return Sharpness(value * unit, error * unit, len(diagonal), True)
         beside.append(beta)
         before, q = q, w / beta
-    return Sharpness(value, error, len(diagonal), False)
+    return Sharpness(value * unit, error * unit, len(diagonal), False)
 
 
 _NOT_FINITE = (
