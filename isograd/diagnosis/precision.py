@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from isograd.engine.number_formats import FORMATS, NumberFormat
 from isograd.nn.model import Model, Part
@@ -47,7 +48,7 @@ def tensors(summaries: Mapping[Site, Summary], model: Model) -> Iterator[Tensor]
         summaries: of sites of a step.
         model: the network.
     """
-    fan_in = _sums(summaries, model)
+    fan_in, roundings = _sums(summaries, model), _roundings(model)
     for site, s in sorted(summaries.items(), key=lambda x: (x[0].layer, x[0])):
         role = ROLE_OF.get(site.kind)
         if role is None:
@@ -58,7 +59,15 @@ def tensors(summaries: Mapping[Site, Summary], model: Model) -> Iterator[Tensor]
             if kept not in summaries:
                 continue
             weights = _tensor(kept, "weight", summaries[kept])
-        yield _tensor(site, role, s, fan_in.get(str(site), 1), weights)
+        name = str(site)
+        yield _tensor(
+            site,
+            role,
+            s,
+            fan_in=fan_in.get(name, 1),
+            roundings=roundings.get(name, 0),
+            weights=weights,
+        )
 
 
 def _kept(update: Kind) -> Kind:
@@ -66,9 +75,7 @@ def _kept(update: Kind) -> Kind:
     return next(kind for kind in _ROLES["weight"] if f"u{kind}" == update)
 
 
-def _tensor(
-    site: Site, role: Role, s: Summary, fan_in: int = 1, weights: Tensor | None = None
-) -> Tensor:
+def _tensor(site: Site, role: Role, s: Summary, **more: Any) -> Tensor:
     return Tensor(
         layer=site.layer,
         name=str(site),
@@ -77,8 +84,7 @@ def _tensor(
         max_abs=s.max_abs,
         zeros=s.zeros,
         count=s.count,
-        fan_in=fan_in,
-        weights=weights,
+        **more,
     )
 
 
@@ -97,6 +103,23 @@ def _sums(summaries: Mapping[Site, Summary], model: Model) -> dict[str, int]:
             if before is not None:
                 out[before.cotangent] = p.n_out
         before = p
+    return out
+
+
+def _roundings(model: Model) -> dict[str, int]:
+    """How many roundings lie between the input and a site, by site.
+
+    Of every place its output, and of weights these as well; on the way back the cotangents too.
+    """
+    steps = [2 if p.part is Part.WEIGHTS else 1 for p in model.places]
+    total, done = sum(steps), 0
+    out: dict[str, int] = {}
+    for p, step in zip(model.places, steps, strict=True):
+        out[p.cotangent] = 2 * total - done
+        done += step
+        out[p.site] = done
+        for name in p.shapes:
+            out |= {name: done, f"d{name}": out[p.cotangent]}
     return out
 
 

@@ -11,6 +11,9 @@ A format is safe for a tensor where
 - it has the digits that trainings of that kind of tensor were shown to need: 3 bits of fraction for
   weights and activations, 2 for error signals (Micikevicius et al. 2022, sec. 3), 7 for gradients
   of weights (Kalamkar et al. 2019);
+- the errors of all roundings on the way leave a bit of the signal: √k·u ≤ ½ after k of them, as
+  independent errors grow (Higham & Mary 2019). Networks whose depth is bridged by skip connections
+  stand more than this;
 - for weights that take updates: fewer than 5 % of the updates other than zero are rounded away.
 """
 
@@ -34,7 +37,7 @@ from isograd.theory.formats import (
     loss_scale,
     shares,
 )
-from isograd.theory.rounding import gamma
+from isograd.theory.rounding import expected_growth, gamma
 from isograd.theory.updates import updates_lost
 
 Role = Literal["weight", "activation", "error", "gradient", "update"]
@@ -69,6 +72,7 @@ class Tensor:
         zeros: how many values are zero.
         count: how many values there are, finite or not; 0 where all are finite.
         fan_in: how many products are summed up for a value; 1 for none.
+        roundings: how many times values were rounded on the way from the input; 0 leaves that out.
         weights: of an update: what it is added to.
     """
 
@@ -80,6 +84,7 @@ class Tensor:
     zeros: int = 0
     count: int = 0
     fan_in: int = 1
+    roundings: int = 0
     weights: Magnitudes | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +105,23 @@ class Tensor:
     def nonfinite(self) -> int:
         """How many values are infinite or NaN already."""
         return max(0, self.count - self.zeros - sum(self.histogram.counts))
+
+    @property
+    def kept(self) -> Magnitudes:
+        """What a format would keep: the values, or the weights that take the update."""
+        return self if self.weights is None else self.weights
+
+    def shares(self, form: NumberFormat | str, *, scale: int = 0) -> Shares:
+        """What becomes of what is kept, multiplied by 2^scale, in a format."""
+        x = self.kept
+        return shares(x.histogram, form, scale=scale, max_abs=x.max_abs, zeros=x.zeros)
+
+    def updates_lost(self, form: NumberFormat | str) -> float:
+        """The share of the updates that weights in a format would not take; 0 of other roles."""
+        w = self.weights
+        if w is None:
+            return 0.0
+        return updates_lost(w.histogram, self.histogram, form, zeros=w.zeros).share
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,16 +252,18 @@ def plan(
     backward = [t for t in chosen if t.role in SCALED]
     if not backward:
         return PrecisionPlan(tuple(_choose(t, known, 0) for t in chosen), None)
+    against = [""] * len(chosen)
     for form in sorted(known, key=lambda f: f.max):
         # A format that nothing backward takes must not limit the loss scale.
         scale = loss_scale(backward, form)
         allowed = [f for f in known if f.max >= form.max]
         choices = tuple(
-            _choose(t, allowed, scale.log2) if t.role in SCALED else _choose(t, known, 0)
-            for t in chosen
+            _choose(t, allowed, scale.log2, before) if t.role in SCALED else _choose(t, known, 0)
+            for t, before in zip(chosen, against, strict=True)
         )
         if any(c.form == form for c in choices if c.tensor.role in SCALED):
             break
+        against = [f"{form.name}: {_judge(t, form, scale.log2)[0]}" for t in chosen]
     return PrecisionPlan(choices, scale)
 
 
@@ -247,9 +271,10 @@ def _cost(form: NumberFormat) -> tuple[int, int]:
     return form.bits, -form.fraction_bits
 
 
-def _choose(tensor: Tensor, formats: Sequence[NumberFormat], scale: int) -> Choice:
+def _choose(
+    tensor: Tensor, formats: Sequence[NumberFormat], scale: int, against: str = ""
+) -> Choice:
     """The first format that is safe, and what spoke against the one before it."""
-    against = ""
     for form in formats:
         fault, praise, held = _judge(tensor, form, scale)
         if not fault:
@@ -261,31 +286,30 @@ def _choose(tensor: Tensor, formats: Sequence[NumberFormat], scale: int) -> Choi
 
 def _judge(tensor: Tensor, form: NumberFormat, scale: int) -> tuple[str, str, Shares]:
     """What speaks against a format, and for it."""
-    kept: Magnitudes = tensor if tensor.weights is None else tensor.weights
-    held = shares(kept.histogram, form, scale=scale, max_abs=kept.max_abs, zeros=kept.zeros)
+    kept = tensor.kept
+    held = tensor.shares(form, scale=scale)
     noise = below_range(kept.histogram, form, scale=scale)
-    lost = 0.0
-    if tensor.weights is not None:
-        w = tensor.weights
-        lost = updates_lost(w.histogram, tensor.histogram, form, zeros=w.zeros).share
-    scaled = f" at 2^{scale}" if scale else ""
-    largest = math.log2(kept.max_abs) + scale if kept.max_abs else -math.inf
+    lost = tensor.updates_lost(form)
+    scaled = f", scaled by 2^{scale}" if scale else ""
+    largest = f"(2^{math.log2(kept.max_abs) + scale:.1f}{scaled})" if kept.max_abs else ""
+    digits = FRACTION_BITS[tensor.role]
+    grown = expected_growth(tensor.roundings, form)
     faults = (
         (tensor.nonfinite, f"{tensor.nonfinite} values are not finite already"),
+        (held.overflow, f"the largest value {largest} exceeds 2^{math.log2(form.max):.1f}"),
         (
-            held.overflow,
-            f"the largest value{scaled}, 2^{largest:.1f}, is above 2^{math.log2(form.max):.1f}",
+            form.fraction_bits < digits,
+            f"{form.fraction_bits} bits of fraction, where {tensor.role}s need {digits}",
         ),
         (
-            form.fraction_bits < FRACTION_BITS[tensor.role],
-            f"{form.fraction_bits} bits of fraction are fewer than the "
-            f"{FRACTION_BITS[tensor.role]} that {tensor.role}s need",
+            grown > 0.5,
+            f"the errors of {tensor.roundings} roundings on the way grow to {grown:.2f} of it",
         ),
         (lost >= HARMFUL, f"{_percent(lost)} of the updates are rounded away"),
         (held.lost >= HARMFUL, f"{_percent(held.lost)} flushed to zero{scaled}"),
         (
             noise > form.unit_roundoff,
-            f"what is subnormal or flushed{scaled} costs {noise:.1e} of the rms, above "
+            f"what is subnormal or flushed{scaled} costs {noise:.1e} of the rms, more than "
             f"u = 2^{round(math.log2(form.unit_roundoff))}",
         ),
     )
@@ -293,12 +317,10 @@ def _judge(tensor: Tensor, form: NumberFormat, scale: int) -> tuple[str, str, Sh
     if tensor.weights is not None:
         return fault, f"{_percent(lost)} of the updates are rounded away", held
     praise = (
-        f"nothing overflows (largest value{scaled} 2^{largest:.1f}), "
-        f"{_percent(held.lost)} flushed, {_percent(held.underflow - held.lost)} subnormal"
-        if kept.max_abs
-        else "all values are zero"
+        f"the largest value fits {largest}, {_percent(held.lost)} flushed, "
+        f"{_percent(held.underflow - held.lost)} subnormal"
     )
-    return fault, praise, held
+    return fault, praise if kept.max_abs else "all values are zero", held
 
 
 def below_range(histogram: Histogram, form: NumberFormat | str, *, scale: int = 0) -> float:
