@@ -309,6 +309,23 @@ def test_layers_are_grouped() -> None:
     assert PrecisionPlan((), None).groups == ()
 
 
+def test_what_was_zero_as_measured_is_told_apart() -> None:
+    """Gradients flushed in the format that was measured are not safe in a narrower one."""
+    none, some = np.zeros(9), 1e-3 * UNIT
+    found = plan(
+        [
+            tensor(none, "error", "delta/1", 1),
+            tensor(none, "error", "delta/2", 2),
+            tensor(some, "error", "delta/3", 3),
+            tensor(none, "error", "da/3", 3),
+            tensor(none, "update", "uW/3", 3, weights=tensor(UNIT)),
+        ],
+        formats=["fp16"],
+    )
+    assert str(found).startswith("errors: layers 1–2: all zero, layer 3: fp16\n")
+    assert "weights that take updates: layer 3: all zero" in str(found)
+
+
 @pytest.mark.parametrize("name", ["fp16", "fp8_e4m3", "fp8_e5m2"])
 @pytest.mark.parametrize("decade", [-6, -4, -2, 0])
 def test_the_error_below_the_range_against_rounding(name: str, decade: int) -> None:

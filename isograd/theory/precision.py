@@ -107,6 +107,11 @@ class Tensor:
         return max(0, self.count - self.zeros - sum(self.histogram.counts))
 
     @property
+    def all_zero(self) -> bool:
+        """Whether there is nothing to keep: no value but zeros, in the format that was measured."""
+        return not sum(self.histogram.counts) and not self.nonfinite
+
+    @property
     def kept(self) -> Magnitudes:
         """What a format would keep: the values, or the weights that take the update."""
         return self if self.weights is None else self.weights
@@ -157,6 +162,7 @@ class Group:
         first, last: the layers.
         form: the format; the widest of them where a layer has several tensors of the role.
         safe: whether it is safe for all of them.
+        all_zero: whether all values of all of them are zero, so that any format would do.
     """
 
     role: Role
@@ -164,11 +170,13 @@ class Group:
     last: int
     form: NumberFormat
     safe: bool
+    all_zero: bool
 
     def __str__(self) -> str:
         one = self.first == self.last
         layers = f"layer {self.first}" if one else f"layers {self.first}–{self.last}"
-        return f"{layers}: {self.form.name}" + ("" if self.safe else " (not safe)")
+        form = "all zero" if self.all_zero else self.form.name
+        return f"{layers}: {form}" + ("" if self.safe else " (not safe)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +203,13 @@ class PrecisionPlan:
             layers = []
             for layer, several in groupby(mine, key=lambda c: c.tensor.layer):
                 choices = list(several)
-                widest = max((c.form for c in choices), key=lambda f: (f.bits, f.exponent_bits))
-                layers.append((layer, widest, all(c.safe for c in choices)))
-            for (form, safe), run in groupby(layers, key=lambda x: x[1:]):
+                filled = [c for c in choices if not c.tensor.all_zero]
+                forms = (c.form for c in filled or choices)
+                widest = max(forms, key=lambda f: (f.bits, f.exponent_bits))
+                layers.append((layer, widest, all(c.safe for c in choices), not filled))
+            for alike, run in groupby(layers, key=lambda x: x[1:]):
                 numbers = [layer for layer, *_ in run]
-                out.append(Group(role, numbers[0], numbers[-1], form, safe))
+                out.append(Group(role, numbers[0], numbers[-1], *alike))
         return tuple(out)
 
     def __str__(self) -> str:
@@ -314,13 +324,15 @@ def _judge(tensor: Tensor, form: NumberFormat, scale: int) -> tuple[str, str, Sh
         ),
     )
     fault = next((text for found, text in faults if found), "")
+    if tensor.all_zero:
+        return fault, "all values are zero as measured, so that any format would do", held
     if tensor.weights is not None:
         return fault, f"{_percent(lost)} of the updates are rounded away", held
     praise = (
         f"the largest value fits {largest}, {_percent(held.lost)} flushed, "
         f"{_percent(held.underflow - held.lost)} subnormal"
     )
-    return fault, praise if kept.max_abs else "all values are zero", held
+    return fault, praise, held
 
 
 def below_range(histogram: Histogram, form: NumberFormat | str, *, scale: int = 0) -> float:
