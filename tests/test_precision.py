@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from isograd.backends.numpy import Executable
-from isograd.diagnosis.precision import precision_plan, tensors
+from isograd.diagnosis.precision import epsilon_in, precision_plan, tensors
 from isograd.engine.graph import ArraySpec
 from isograd.engine.number_formats import FORMATS
 from isograd.engine.plan import plan as order
@@ -232,6 +232,18 @@ def test_roundings_on_the_way_are_counted() -> None:
     assert counted["input/0"] == 0
 
 
+def test_epsilon_beside_the_gradients() -> None:
+    _, seen, summaries = of("sigmoid 8")
+    g = np.concatenate([v.ravel() for site, v in seen.items() if site[:2] in ("dW", "db")])
+    g = np.abs(g[g != 0])
+    found = epsilon_in(summaries, 1e-8, "fp16")
+    assert found.vanishes
+    # Only the bin that the threshold splits, with an eighth of the values, is not exact.
+    assert found.dominates == pytest.approx(np.mean(g <= 1e-8), abs=0.02)
+    flushed = np.mean((g * g).astype(np.float16) == 0)
+    assert found.flushed == pytest.approx(flushed, abs=0.02)
+
+
 # --- tensors made by hand
 
 
@@ -306,6 +318,7 @@ def test_layers_are_grouped() -> None:
         "layer 3: bf16",
         "layer 4: fp8_e4m3",
     ]
+    assert {role: f.name for role, f in found.uniform.items()} == {"activation": "bf16"}
     assert PrecisionPlan((), None).groups == ()
 
 

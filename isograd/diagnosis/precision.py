@@ -9,7 +9,9 @@ from isograd.engine.number_formats import FORMATS, NumberFormat
 from isograd.nn.model import Model, Part
 from isograd.telemetry.records import Kind, Site
 from isograd.telemetry.summary import Summary
+from isograd.theory.formats import join
 from isograd.theory.precision import PrecisionPlan, Role, Tensor, plan
+from isograd.theory.updates import AdamEpsilon, adam_epsilon
 
 _ROLES: dict[Role, tuple[Kind, ...]] = {
     "activation": ("input", "z", "n", "a", "m", "k", "r"),
@@ -70,6 +72,27 @@ def tensors(summaries: Mapping[Site, Summary], model: Model) -> Iterator[Tensor]
         )
 
 
+def epsilon_in(
+    summaries: Mapping[Site, Summary], epsilon: float, form: NumberFormat | str
+) -> AdamEpsilon:
+    """What becomes of Adam's ε where a format holds it and the second moments.
+
+    Args:
+        summaries: of all sites of a measured step; its gradients stand for √v̂.
+        epsilon: of the optimiser, above 0.
+        form: the format.
+
+    Raises:
+        IsogradError: if the format is not known, or ε not above 0.
+    """
+    gradients = (
+        _tensor(site, "gradient", s)
+        for site, s in summaries.items()
+        if ROLE_OF.get(site.kind) == "gradient"
+    )
+    return adam_epsilon(epsilon, form, root=join(gradients).histogram)
+
+
 def _kept(update: Kind) -> Kind:
     """The kind of the parameter that an update is added to."""
     return next(kind for kind in _ROLES["weight"] if f"u{kind}" == update)
@@ -123,4 +146,4 @@ def _roundings(model: Model) -> dict[str, int]:
     return out
 
 
-__all__ = ["ROLE_OF", "precision_plan", "tensors"]
+__all__ = ["ROLE_OF", "epsilon_in", "precision_plan", "tensors"]

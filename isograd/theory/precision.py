@@ -205,12 +205,20 @@ class PrecisionPlan:
                 choices = list(several)
                 filled = [c for c in choices if not c.tensor.all_zero]
                 forms = (c.form for c in filled or choices)
-                widest = max(forms, key=lambda f: (f.bits, f.exponent_bits))
+                widest = max(forms, key=_width)
                 layers.append((layer, widest, all(c.safe for c in choices), not filled))
             for alike, run in groupby(layers, key=lambda x: x[1:]):
                 numbers = [layer for layer, *_ in run]
                 out.append(Group(role, numbers[0], numbers[-1], *alike))
         return tuple(out)
+
+    @property
+    def uniform(self) -> dict[Role, NumberFormat]:
+        """One format for each role, for all layers: the widest that any of its tensors takes."""
+        return {
+            role: max((g.form for g in groups), key=_width)
+            for role, groups in groupby(self.groups, key=lambda g: g.role)
+        }
 
     def __str__(self) -> str:
         """A line for each role, and one for the loss scale."""
@@ -275,6 +283,10 @@ def plan(
             break
         against = [f"{form.name}: {_judge(t, form, scale.log2)[0]}" for t in chosen]
     return PrecisionPlan(choices, scale)
+
+
+def _width(form: NumberFormat) -> tuple[int, int]:
+    return form.bits, form.exponent_bits
 
 
 def _cost(form: NumberFormat) -> tuple[int, int]:
