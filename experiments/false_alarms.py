@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 from joblib import Parallel, delayed
 
@@ -79,15 +80,24 @@ def network(task: str, depth: int, kind: str) -> Network:
     return Network((*block, *hidden, Dense(outputs)), loss, init)
 
 
-def run(task: str, depth: int, kind: str, optimiser: str) -> dict[str, object]:
-    """Train and diagnose one network."""
-    _, _, epochs, guess, good = TASKS[task]
-    spec = Spec(
+GRID = [(t, d, k, o) for t in TASKS for d in DEPTHS for k in KINDS for o in OPTIMISERS]
+"""What there is to train: task, depth, kind and optimiser."""
+
+
+def spec_of(task: str, depth: int, kind: str, optimiser: str) -> Spec:
+    """The spec of a network of the grid."""
+    return Spec(
         Data(task),
         network(task, depth, kind),
         OPTIMISERS[optimiser],
-        Training(epochs=epochs, batch_size=32),
+        Training(epochs=TASKS[task][2], batch_size=32),
     )
+
+
+def run(task: str, depth: int, kind: str, optimiser: str) -> dict[str, object]:
+    """Train and diagnose one network."""
+    *_, guess, good = TASKS[task]
+    spec = spec_of(task, depth, kind, optimiser)
     split = load_split(spec)
     outcome = fit(spec, split)
     diagnosis = examine(outcome, split)
@@ -108,30 +118,46 @@ def run(task: str, depth: int, kind: str, optimiser: str) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Print the table."""
-    grid = [(t, d, k, o) for t in TASKS for d in DEPTHS for k in KINDS for o in OPTIMISERS]
+def results_of(job: Callable[..., dict[str, object]]) -> list[dict[str, object]]:
+    """What a job says of each network, on all cores."""
     results = []
-    for result in Parallel(n_jobs=-1, return_as="generator")(delayed(run)(*g) for g in grid):
+    for result in Parallel(n_jobs=-1, return_as="generator")(delayed(job)(*g) for g in GRID):
         results.append(result)
-        print(f"\r{len(results)}/{len(grid)}", end="", file=sys.stderr)
+        print(f"\r{len(results)}/{len(GRID)}", end="", file=sys.stderr)
     print(file=sys.stderr)
-    if "--json" in sys.argv:
-        print(json.dumps(results, indent=1))
-        return
-    counts = Counter((r["truth"], r["verdict"]) for r in results)
-    print(f"{'':<10}{'healthy':>9}{'unknown':>9}{'sick':>9}")
+    return results
+
+
+def show(results: list[dict[str, object]], key: str, verdicts: tuple[str, str, str]) -> None:
+    """The table of a verdict against what came of the training, and the errors.
+
+    Args:
+        results: of all networks.
+        key: of the verdict.
+        verdicts: the one that is right of what trains, the undecided, and the one that is wrong.
+    """
+    well, _, ill = verdicts
+    counts = Counter((r["truth"], r[key]) for r in results)
+    print(f"{'':<10}" + "".join(f"{verdict:>12}" for verdict in verdicts))
     for truth in ("trains", "between", "does not"):
-        row = [counts[truth, verdict] for verdict in ("healthy", "unknown", "sick")]
-        print(f"{truth:<10}" + "".join(f"{n:>9}" for n in row))
+        print(f"{truth:<10}" + "".join(f"{counts[truth, verdict]:>12}" for verdict in verdicts))
     trains = sum(n for (truth, _), n in counts.items() if truth == "trains")
     fails = sum(n for (truth, _), n in counts.items() if truth == "does not")
-    print(f"\nfalse alarms: {counts['trains', 'sick']} of {trains} networks that train")
-    print(f"missed: {counts['does not', 'healthy']} of {fails} networks that do not")
+    print(f"\nfalse alarms: {counts['trains', ill]} of {trains} networks that train")
+    print(f"missed: {counts['does not', well]} of {fails} networks that do not")
     for r in results:
-        if (r["truth"], r["verdict"]) in (("trains", "sick"), ("does not", "healthy")):
+        if (r["truth"], r[key]) in (("trains", ill), ("does not", well)):
             where = f"{r['task']}, {r['depth']} layers, {r['kind']}, {r['optimiser']}"
-            print(f"  {where}: accuracy {r['accuracy']:.0%}, {r['verdict']}: {r['findings']}")
+            print(f"  {where}: accuracy {r['accuracy']:.2g}, {r[key]}: {r['findings']}")
+
+
+def main() -> None:
+    """Print the table."""
+    results = results_of(run)
+    if "--json" in sys.argv:
+        print(json.dumps(results, indent=1))
+    else:
+        show(results, "verdict", ("healthy", "unknown", "sick"))
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def judge(items: tuple[Item, ...]) -> tuple[Outlook, str]:
         if found:
             first, *others = found
             also = f" (also: {', '.join(item.name for item in others)})" if others else ""
-            return verdict, f"{first.name} {first.came}{also}"
+            return verdict, f"{first.came}{also}"
     return "will train", "nothing was found that is known to keep a network from training"
 
 

@@ -39,10 +39,10 @@ class FirstStep:
         lr: learning rate.
         loss: of the batch, regularisation included.
         penalty: the regularisation, ½λ‖W‖_F².
-        after: the same batch's, after the update.
-        promised: gᵀΔθ, the change of the loss that the gradient promised.
+        after: the same batch's, after the step, or the two.
+        steps: 2 where the output layer starts at zero, else 1.
         applied: whether loss, gradient and update were finite.
-        summaries: of every site.
+        summaries: of every site, in the last of the steps.
         profile: sizes per layer.
     """
 
@@ -52,7 +52,7 @@ class FirstStep:
     loss: float
     penalty: float
     after: float
-    promised: float
+    steps: int
     applied: bool
     summaries: Mapping[Site, Summary]
     profile: Profile
@@ -61,6 +61,11 @@ class FirstStep:
     def rows(self) -> int:
         """Of the batch."""
         return len(self.batch)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value that was measured is."""
+        return not any(s.nonfinite for s in self.summaries.values())
 
 
 def first_batch(start: Start, n: int) -> NDArray[np.int64]:
@@ -107,14 +112,18 @@ def first_step(
         threads=threads,
         recompute=spec.training.recompute,
     )
-    factor = schedule_of(spec, max(1, len(x) // start.batch_size)).factor(state.schedule, 0)
+    # An output layer that starts at zero passes no error signal down before it has moved.
+    steps = 1 if np.any(start.params[f"W/{model.weights[-1].own}"]) else 2
+    factor = schedule_of(spec, max(1, len(x) // start.batch_size)).factor
     with np.errstate(over="ignore"):
-        lr = np.array([spec.optimiser.lr * factor]).astype(spec.dtype)
-    number = np.zeros(1, np.uint32)
+        factors = np.array([factor(state.schedule, i) for i in range(steps)])
+        lr = (spec.optimiser.lr * factors).astype(spec.dtype)
+    number = np.arange(steps, dtype=np.uint32)
     carry = (state.theta, state.rule, dict(state.statistics))
-    (theta, *_), (losses, _, slopes), applied, (summaries,) = step(
-        carry, (x, y), (rows[None], lr, number)
+    (theta, *_), (losses, *_), applied, measured = step(
+        carry, (x, y), (np.tile(rows, (steps, 1)), lr, number)
     )
+    summaries = measured[-1]
     after = model.train_loss(
         parameters(start.layout, theta) | dict(state.statistics),
         x[rows],
@@ -130,8 +139,8 @@ def first_step(
         loss=loss,
         penalty=0.5 * spec.network.loss.l2 * math.fsum(squares),
         after=float(after),
-        promised=float(slopes[0]),
-        applied=bool(applied),
+        steps=steps,
+        applied=applied == steps,
         summaries=summaries,
         profile=profile(model, Record(0, 0, loss, float(lr[0]), summaries=summaries)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -38,14 +38,18 @@ def shown_layers(depth: int) -> list[int]:
 
 
 def chart(
-    depth: int, series: Sequence[Series], columns: Mapping[str, Sequence[str]], *, width: int
+    depth: int,
+    series: Sequence[Series],
+    columns: Sequence[tuple[str, Sequence[str]]],
+    *,
+    width: int,
 ) -> Table | Text:
     """Draw series over depth, with columns of text beside them.
 
     Args:
         depth: layers.
         series: what is drawn; where two marks meet a third stands for both.
-        columns: by header, what stands beside each layer.
+        columns: headers, and what stands beside each layer.
         width: of the drawing, in characters.
     """
     width = max(width, 12)
@@ -59,7 +63,7 @@ def chart(
     table = Table(box=None, padding=(0, 1), header_style="dim", show_edge=False)
     table.add_column("layer", justify="right")
     table.add_column(axis, no_wrap=True)
-    for header in columns:
+    for header, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)
 
     def at(x: float) -> int:
@@ -80,7 +84,7 @@ def chart(
             if n <= len(s.values) and math.isfinite(s.values[n - 1]):
                 i = at(s.values[n - 1])
                 line[i] = ("◉" if line[i][0] in marks else s.mark, s.style)
-        table.add_row(str(n), Text.assemble(*line), *(c[n - 1] for c in columns.values()))
+        table.add_row(str(n), Text.assemble(*line), *(c[n - 1] for _, c in columns))
     return table
 
 
@@ -99,4 +103,4 @@ def log10(values: Iterable[float]) -> list[float]:
 
 def decades(x: float) -> str:
     """A logarithm in a column."""
-    return f"{x:+.1f}" if math.isfinite(x) else "zero" if x == -math.inf else "–"
+    return f"{x:+z.1f}" if math.isfinite(x) else "zero" if x == -math.inf else "–"

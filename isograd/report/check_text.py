@@ -1,30 +1,132 @@
-"""A check as text."""
+"""A check as text: for a terminal, and readable without colour."""
 
 from __future__ import annotations
 
-from rich.console import Console
+import math
+from itertools import groupby
+
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from isograd.diagnosis.check import Check
-from isograd.report.terminal import chart
+from isograd.diagnosis.findings import Band
+from isograd.report.chart import Series, chart, decades, log10
+from isograd.theory.precision import PrecisionPlan
 
+TITLES = {"will train": "WILL TRAIN", "will not": "WILL NOT TRAIN", "unknown": "UNKNOWN"}
 _COLOURS = {"will train": "green", "will not": "red", "unknown": "yellow"}
-_MARKS = {"ok": "✔", "note": "·", "doubt": "?", "bad": "✘"}
+_STATES = {
+    "bad": ("✘", "red"),
+    "doubt": ("?", "yellow"),
+    "note": ("!", "cyan"),
+    "ok": ("✔", "green"),
+}
+_BESIDE = 42  # the columns beside the chart
+_WIDTH = 44
+REACH = 2.0
+"""Of an error bar, in standard deviations: about 95 %."""
 
 
 def show_check(console: Console, check: Check, *, title: str) -> None:
-    """Verdict, chart and items."""
+    """Verdict, chart, items, cost and precision plan."""
     console.print(Text(title, style="bold"))
-    verdict = "will not train" if check.verdict == "will not" else check.verdict
+    m, model = check.measured, check.model
+    data = f"one batch of {_count(m.rows)} rows" if m else "no data: theory alone"
     console.print(
-        Text.assemble((verdict.upper(), f"bold {_COLOURS[check.verdict]}"), ": ", check.reason)
+        Text(
+            f"{_count(model.depth)} layers, {_count(model.parameter_count)} parameters; {data}; "
+            f"{_count(check.flops.total)} flops a row and step\n"
+        )
     )
-    if check.measured is not None:
-        console.print()
-        console.print(chart(check.measured.profile, width=min(44, console.width - 34)))
-    table = Table.grid(padding=(0, 1))
-    for item in check.items:
-        table.add_row(_MARKS[item.state], item.name, item.came)
+    style = f"bold {_COLOURS[check.verdict]}"
+    console.print(Text.assemble((TITLES[check.verdict], style), f": {check.reason}"))
+    for assumption in check.assumptions:
+        console.print(Text(f"assumed: {assumption}", style="dim"))
     console.print()
-    console.print(table)
+    console.print(_chart(check, min(_WIDTH, console.width - _BESIDE)))
+    console.print()
+    console.print(_items(check))
+    if check.precision is not None:
+        console.print()
+        console.print(_plan(check.precision))
+
+
+def _count(n: int) -> str:
+    """1 234, with narrow spaces that do not break."""
+    return f"{n:,}".replace(",", "\u202f")
+
+
+def _chart(check: Check, width: int) -> RenderableType:
+    """Depth downwards, log₁₀ of the sizes across: measured marks in the bars of theory."""
+    depth, layers = check.model.depth, check.expected.layers
+    signal: list[float] = []
+    delta: list[float] = []
+    if check.measured is not None:
+        p = check.measured.profile
+        top = log10(p.delta[-1:])[0]
+        signal, delta = log10(p.signal), [x - top for x in log10(p.delta)]
+    bands = [
+        [bar(b) for b in column]
+        for column in ([x.signal for x in layers], [x.delta for x in layers])
+    ]
+
+    def texts(values: list[float]) -> list[str]:
+        return [decades(x) for x in values]
+
+    def expected(bars: list[tuple[float, float, float]]) -> list[str]:
+        return [decades(middle) for _, middle, _ in bars] + [""] * (depth - len(bars))
+
+    columns = [("signal", texts(signal)), ("theory", expected(bands[0]))]
+    columns += [("δ/δᴸ", texts(delta)), ("theory", expected(bands[1]))]
+    columns = [c for c in columns if any(c[1])]
+    series = (
+        Series("○", "cyan", signal, bands[0]),
+        Series("●", "magenta", delta, bands[1]),
+    )
+    legend = Text.assemble(
+        "log₁₀ of  ",
+        ("○", "cyan"),
+        " signal (spread of z over the batch)  ",
+        ("●", "magenta"),
+        " error signal ‖δ‖/‖δᴸ‖" if signal else "",
+        "\n" if signal else "",
+        ("├┼┤", "dim") if layers else "",
+        " theory, with 95 % of the draws of the weights" if layers else "",
+    )
+    return Group(legend, chart(depth, series, columns, width=width))
+
+
+def bar(band: Band) -> tuple[float, float, float]:
+    """Lower end, middle and upper end of a band, in decades."""
+    reach = REACH * band.sd if math.isfinite(band.sd) else 0.0
+    return band.decades - reach, band.decades, band.decades + reach
+
+
+def _items(check: Check) -> Table:
+    """What was looked at, the gravest first."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    order = list(_STATES)
+    for item in sorted(check.items, key=lambda item: order.index(item.state)):
+        mark, colour = _STATES[item.state]
+        text = Text(item.came)
+        if item.state in ("bad", "doubt"):
+            text.append(f"\nmust hold: {item.must} ({item.source})", "dim")
+        table.add_row(Text(mark, colour), Text(item.name), text)
+    return table
+
+
+def _plan(plan: PrecisionPlan) -> RenderableType:
+    """The cheapest safe format of each role, layers in a row together."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for role, groups in groupby(plan.groups, key=lambda g: g.role):
+        name = "master weights" if role == "update" else f"{role}s"
+        table.add_row(f"  {name}", Text(", ".join(map(str, groups))))
+    if (s := plan.loss_scale) is not None:
+        table.add_row("  loss scale", Text(f"2^{s.log2}, for {s.form.name}"))
+    return Group(Text("Narrowest formats that are safe for this step", style="bold"), table)

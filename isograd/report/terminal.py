@@ -105,11 +105,11 @@ def chart(profile: Profile, *, width: int = WIDTH) -> RenderableType:
     depth = len(profile.delta)
     signal, delta = log10(profile.signal), log10(profile.delta)
     gains = [a - b for a, b in pairwise(delta)] + [math.nan]
-    columns = {
-        "signal": [decades(x) for x in signal],
-        "δ": [decades(x) for x in delta],
-        "δ gain": [f"{x:+.2f}" if math.isfinite(x) else "" for x in gains],
-    }
+    columns = (
+        ("signal", [decades(x) for x in signal]),
+        ("δ", [decades(x) for x in delta]),
+        ("δ gain", [f"{x:+.2f}" if math.isfinite(x) else "" for x in gains]),
+    )
     series = (Series("○", "cyan", signal), Series("●", "magenta", delta))
     legend = Text.assemble(
         f"Step {profile.step}, log₁₀:  ",

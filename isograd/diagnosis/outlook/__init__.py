@@ -13,8 +13,8 @@ from isograd.diagnosis.outlook.units import dead_units, finite, gradients, satur
 ITEMS: tuple[Callable[[Look], Item | None], ...] = (
     finite,
     inputs,
-    rounding,
     signal,
+    rounding,
     error_signal,
     trainable_depth,
     dead_units,

@@ -132,6 +132,12 @@ class Look:
                 out.add(p.layer)
         return frozenset(out)
 
+    @cached_property
+    def normalised(self) -> bool:
+        """Whether a normalisation follows the weights of every hidden layer, or nearly."""
+        after = {p.layer for p in self.model.places if p.part is Part.NORMALISATION}
+        return after >= set(range(2, self.model.depth))
+
     @property
     def epsilon(self) -> float | None:
         """Of an optimiser whose steps do not shrink with the gradient, down to this size of it."""
@@ -155,8 +161,8 @@ def graded(value: float, bounds: Bounds) -> State:
 
 
 def milder(state: State) -> State:
-    """*doubt* for *bad*: where the evidence is of other circumstances."""
-    return "doubt" if state == "bad" else state
+    """One less: where the evidence is of other circumstances."""
+    return {"bad": "doubt", "doubt": "note"}.get(state, state)  # type: ignore[return-value]
 
 
 def folds(values: NDArray[np.float64], reference: float) -> NDArray[np.float64]:
@@ -170,7 +176,7 @@ def folds(values: NDArray[np.float64], reference: float) -> NDArray[np.float64]:
 def decades(e_folds: float) -> str:
     """E-folds of a square as decades of the size itself."""
     size = abs(e_folds) / (2.0 * math.log(10.0))
-    return f"{size:.1f} decades" if math.isfinite(size) else "to exactly 0"
+    return f"by {size:.1f} decades" if math.isfinite(size) else "to 0"
 
 
 def layers(numbers: list[int]) -> str:

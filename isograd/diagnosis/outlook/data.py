@@ -36,16 +36,16 @@ def inputs(look: Look) -> Item | None:
     spread = np.ptp(x, axis=0) if len(x) else np.zeros(0)
     constant = int(np.count_nonzero(spread == 0.0))
     if constant == x.shape[1]:
-        came = "every feature is the same in all rows"
+        came = "the inputs are the same in all rows"
         return Item("inputs", "bad", 0, 0.0, came, must, "definition")
     off = 2.0 * math.log(seen.rms) if 0.0 < seen.rms < math.inf else math.inf
     came = f"rms {seen.rms:.3g}, mean {seen.mean:.2g}"
     if constant:
         came += f"; {constant} of {x.shape[1]} features are constant"
     if abs(off) > FALL.trains:
-        came += "; set data.standardise, or scale them"
+        came = f"the inputs have {came}: set data.standardise, or scale them"
         return Item("inputs", "doubt", 0, seen.rms, came, must, _LECUN)
-    return Item("inputs", "note" if constant else "ok", None, seen.rms, came, must, _LECUN)
+    return Item("inputs", "ok", None, seen.rms, came, must, _LECUN)
 
 
 def output(look: Look) -> Item | None:
@@ -96,7 +96,7 @@ def _within_reach(look: Look, last: Activation) -> float:
 def initial_loss(look: Look) -> Item | None:
     """Does the network start about where outputs of zero do?"""
     m, split = look.measured, look.split
-    if m is None or split is None:
+    if m is None or split is None or not m.finite:
         return None
     kind = look.model.network.loss
     zero = zero_loss(look)
@@ -140,6 +140,8 @@ def random_excess(look: Look) -> float | None:
     under the squared errors.
     """
     model, kind = look.model, look.model.network.loss
+    if model.places[-1].part is not Part.WEIGHTS:
+        return None
     square = look.summaries[_last(look)].rms ** 2
     match kind:
         case SoftmaxCrossEntropy():

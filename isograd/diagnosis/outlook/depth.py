@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -31,68 +32,67 @@ def signal(look: Look) -> Item | None:
     grow again; what has become alike is not told apart by longer steps, but the evidence is of SGD.
     """
     s, depth = look.sizes, look.model.depth
-    if s is None or depth < 3:
-        return None
-    if not s.signal[0] > 0.0:
-        return None  # the inputs say so
+    if s is None or depth < 3 or not s.signal[0] > 0.0:
+        return None  # of constant inputs another item tells
     fall = -folds(s.signal[:-1], s.signal[0])
-    growth = -folds(s.scale[:-1], s.scale[0])
     value = float(fall[-1])
+    if math.isnan(value):
+        return None  # of values that are not finite too
     state = graded(value, FALL)
-    must = f"it falls by less than {decades(FALL.trains)} {_HIDDEN}"
-    if state != "ok" and look.epsilon is not None:
-        alike = float((fall - growth)[-1])
+    must = f"it falls {decades(FALL.trains)} at most {_HIDDEN}"
+    item = partial(Item, "signal", must=must, source=_SCHOENHOLZ)
+    if state == "ok":
+        return item("ok", None, value, f"{_moves(-value)} {_HIDDEN}")
+    if look.epsilon is not None:
+        alike = value + float(folds(s.scale[:-1], s.scale[0])[-1])
         state = milder(graded(alike, FALL))
         if state == "ok":
-            state, value = "note", alike
-    if state == "ok":
-        came = f"falls by {decades(value)}" if value > 0 else f"grows by {decades(value)}"
-        return Item("signal", "ok", None, value, f"{came} {_HIDDEN}", must, _SCHOENHOLZ)
-    bound = FALL.fails if fall[-1] > FALL.fails else FALL.trains
+            came = f"{_moves(-value)}, as z itself does, so inputs stay distinct; {_kept(look)}"
+            return item("note", None, alike, came)
+    bound = FALL.fails if value > FALL.fails else FALL.trains
     layer = int(np.flatnonzero(fall > bound)[0]) + 1
+    verb = "is lost" if state == "bad" else "fades"
     came = (
-        f"is lost at layer {layer}: the spread of z over the batch falls by "
-        f"{decades(float(fall[-1]))} from layer 1 to {depth - 1}"
+        f"the signal {verb} at layer {layer}: the spread of z over the batch "
+        f"{_moves(-value)} from layer 1 to {depth - 1}"
     )
-    if state == "note":
-        came = (
-            f"falls by {decades(float(fall[-1]))}, as z itself does: inputs stay distinct, and "
-            f"steps of {look.spec.optimiser.__struct_config__.tag} keep their size"
-        )
-    elif state == "doubt":
-        came = came.replace("is lost", "fades", 1)
-    return Item("signal", state, layer, value, came, must, _SCHOENHOLZ)
+    return item(state, layer, value, came)
 
 
 def error_signal(look: Look) -> Item | None:
-    """Does the error signal reach the first layer, and at a like size?"""
+    """Does the error signal reach the first layer, and at a like size?
+
+    Where every layer's z is normalised the weights' scale does not matter to what they do, and a
+    gradient that is too large makes them grow until it is not (Arora, Li & Lyu 2019).
+    """
     s, depth = look.sizes, look.model.depth
     if s is None or depth < 3:
         return None
     moved = folds(s.delta[:-1], float(s.delta[-2]))
     value = float(moved[0])
+    if math.isnan(value):
+        return None  # zero gradients, and values that are not finite, are items of their own
     bounds = GROWTH if value > 0 else FALL
     state = graded(abs(value), bounds)
-    must = (
-        f"‖δ‖ falls by less than {decades(FALL.trains)}, or grows by less than "
-        f"{decades(GROWTH.trains)}, {_HIDDEN}"
-    )
-    if math.isnan(value):
-        return None  # zero gradients, or values that are not finite: other items say so
+    must = f"‖δ‖ falls {decades(FALL.trains)} at most, or grows {decades(GROWTH.trains)}, {_HIDDEN}"
+    item = partial(Item, "error signal", must=must, source=_SCHOENHOLZ)
     if state == "ok":
-        came = f"{'grows' if value > 0 else 'falls'} by {decades(value)} {_HIDDEN}"
-        return Item("error signal", "ok", None, value, came, must, _SCHOENHOLZ)
-    bound = bounds.fails if state == "bad" else bounds.trains
-    layer = int(np.flatnonzero(np.abs(moved) > bound)[-1]) + 1
-    verb = "explodes" if value > 0 else "vanishes"
-    came = f"{verb}: ‖δ‖ {'grows' if value > 0 else 'falls'} by {decades(value)} from layer "
-    came += f"{depth - 1} to 1, beyond what trains from layer {layer} down"
-    if look.epsilon is not None and value < 0:
+        return item("ok", None, value, f"{_moves(value)} {_HIDDEN}")
+    layer = int(np.flatnonzero(np.abs(moved) > getattr(bounds, _BOUND[state]))[-1]) + 1
+    came = (
+        f"the error signal {'explodes' if value > 0 else 'vanishes'}: ‖δ‖ {_moves(value)} from "
+        f"layer {depth - 1} to 1, too much from layer {layer} down"
+    )
+    if look.epsilon is not None:
         state = milder(state)
-        came += f"; steps of {look.spec.optimiser.__struct_config__.tag} keep their size"
-    elif look.epsilon is not None:
+        came += f"; {_kept(look)}"
+    if value > 0 and look.normalised:
         state = milder(state)
-    return Item("error signal", state, layer, value, came, must, _SCHOENHOLZ)
+        came += "; normalised weights can grow out of it"
+    return item(state, layer, value, came)
+
+
+_BOUND = {"doubt": "trains", "bad": "fails"}
 
 
 def trainable_depth(look: Look) -> Item | None:
@@ -100,41 +100,48 @@ def trainable_depth(look: Look) -> Item | None:
     e, depth = look.expected, look.model.depth
     if not e.covered or depth < 3:
         return None
-    must = f"at most {FALL.trains:.0f} depth scales, and less than {FALL.fails:.0f}"
+    must = f"at most {FALL.trains:.0f} depth scales of layers, and less than {FALL.fails:.0f}"
+    item = partial(Item, "depth", must=must, source=_SCHOENHOLZ)
     if math.isinf(e.depth_scale):
-        came = f"{depth} layers; theory sets no limit (χ₁ = {e.chi1:.3g})"
-        return Item("depth", "ok", None, 0.0, came, must, _SCHOENHOLZ)
+        return item("ok", None, 0.0, f"{depth} layers; inputs stay distinct at any depth")
     value = depth / e.depth_scale if e.depth_scale > 0 else math.inf
     state = graded(value, FALL)
+    came = f"{depth} layers, trainable to about {e.trainable_depth:.2g}"
+    if state != "ok":
+        came = (
+            f"{depth} layers are deeper than trains: about {e.trainable_depth:.2g} "
+            f"(6 ξ_c, ξ_c = {e.depth_scale:.2g} layers)"
+        )
     if look.epsilon is not None:
         state = milder(state)
-    came = (
-        f"{depth} layers; trainable to about {e.trainable_depth:.2g} "
-        f"(depth scale ξ_c = {e.depth_scale:.2g}, χ₁ = {e.chi1:.3g})"
-    )
-    return Item("depth", state, None, value, came, must, _SCHOENHOLZ)
+    return item(state, None, value, came)
 
 
 def rounding(look: Look) -> Item | None:
     """Is what depends on the input above the rounding of z?"""
-    s = look.sizes
-    if s is None or (look.measured is not None and look.measured.rows < 2):
+    s, dtype = look.sizes, look.spec.dtype
+    if s is None or not s.signal[0] > 0.0:
         return None
-    unit = float(np.finfo(look.spec.dtype).eps) / 2.0
+    unit = float(np.finfo(dtype).eps) / 2.0
     lost = [
         w.layer
         for w, v, z in zip(look.model.weights, s.signal, s.scale, strict=True)
         if v < math.sqrt(w.n_in) * unit * z
     ]
-    must = f"the spread of z over the batch is above the rounding of z to {look.spec.dtype}"
-    source = "Higham & Mary 2019, eq. 1.3"
-    if not lost or not s.signal[0] > 0.0:
-        return Item("rounding", "ok", None, math.nan, "the signal is above it", must, source)
-    came = (
-        f"drowns the signal from layer {lost[0]} on: z no longer differs between inputs by more "
-        f"than {look.spec.dtype} resolves"
-    )
-    return Item("rounding", "bad", lost[0], float(lost[0]), came, must, source)
+    must = f"the spread of z over the batch is above the rounding of z to {dtype}"
+    item = partial(Item, "rounding", must=must, source="Higham & Mary 2019, eq. 1.3")
+    if not lost:
+        return item("ok", None, math.nan, "the signal is above it")
+    came = f"the signal drowns in the rounding of z to {dtype} from layer {lost[0]} on"
+    return item("bad", lost[0], math.nan, came)
+
+
+def _moves(e_folds: float) -> str:
+    return f"{'grows' if e_folds > 0 else 'falls'} {decades(e_folds)}"
+
+
+def _kept(look: Look) -> str:
+    return f"steps of {look.spec.optimiser.__struct_config__.tag} keep their size"
 
 
 def covered(look: Look) -> Item | None:

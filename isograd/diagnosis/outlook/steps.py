@@ -15,7 +15,7 @@ for ReLU, less for others (Lewkowycz et al. 2020, sec. 2). A cross-entropy bends
 def learning_rate(look: Look) -> Item | None:
     """Is the learning rate one that the network can take where it starts?"""
     s = look.step_size
-    if s is None:
+    if s is None or look.measured is None or not look.measured.finite:
         return None
     must = "a rate below the largest stable one at the start, and high enough for the run"
     source = "Cohen et al. 2021, sec. 2; Lewkowycz et al. 2020, sec. 2"
@@ -23,16 +23,25 @@ def learning_rate(look: Look) -> Item | None:
         came = f"no range: {s.skipped}"
         return Item("learning rate", "note", None, s.lr, came, must, source)
     state: State = "ok"
-    came = f"{s.lr:.2g}, stable up to {_text(s.high)}"
+    came = f"{s.lr:.2g}, in the range from {_text(s.low)} to {_text(s.high)}"
     if s.standing == "above" and s.high is not None:
         state, times = "note", s.lr / s.high
-        came += f": {times:.2g} times too large at the start"
+        came = (
+            f"{s.lr:.2g}, {times:.2g} times the largest that is stable at the start, {s.high:.2g}"
+        )
         squared = isinstance(look.spec.network.loss, HalfSquaredError | MeanSquaredError | Huber)
         if squared and times > CATAPULT:
             state = "doubt"
     elif s.standing == "below":
         state = "note"
-        came += f"; below {_text(s.low)} the run is too short, if the loss falls on as at first"
+        came = (
+            f"{s.lr:.2g}: to fall by a factor e over the run, as steeply as at first, the loss "
+            f"needs {_text(s.low)}; stable up to {_text(s.high)}"
+        )
+    m = look.measured
+    if m.steps == 1 and m.after > m.loss:
+        state = max(state, "note", key=("ok", "note", "doubt", "bad").index)
+        came += f"; the first step raises its batch's loss from {m.loss:.3g} to {m.after:.3g}"
     return Item("learning rate", state, None, s.lr, came, must, source)
 
 

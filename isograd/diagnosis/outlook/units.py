@@ -23,12 +23,12 @@ def finite(look: Look) -> Item | None:
         if summary is not None and summary.nonfinite:
             limit = float(np.finfo(look.spec.dtype).max)
             came = (
-                f"{summary.nonfinite} of {summary.count} values at {site} are not; "
+                f"{summary.nonfinite} of {summary.count} values at {site} are not finite: "
                 f"{look.spec.dtype} ends at {limit:.1e}"
             )
             return Item("finite values", "bad", site.layer, math.nan, came, must, source)
     if not (m.applied and math.isfinite(m.after)):
-        came = f"every layer's values are; the loss is {m.loss:.3g}, after the step {m.after:.3g}"
+        came = f"the loss is {m.loss:.3g}, and {m.after:.3g} after the step"
         return Item("finite values", "bad", None, m.after, came, must, source)
     return Item("finite values", "ok", None, math.nan, "all of them", must, source)
 
@@ -84,7 +84,7 @@ def saturated_units(look: Look) -> Item | None:
 
 def gradients(look: Look) -> Item | None:
     """Has every layer a gradient that moves its weights?"""
-    if look.measured is None:
+    if look.measured is None or not look.measured.finite:
         return None
     sizes = {p.layer: look.of("dW", p.layer) for p in look.model.weights}
     zero = [n for n, s in sizes.items() if s.finite and s.max_abs == 0.0]
@@ -92,7 +92,8 @@ def gradients(look: Look) -> Item | None:
     if zero:
         every = len(zero) == len(sizes)
         state: State = "bad" if every or 1 in zero else "doubt"
-        came = f"exactly 0 in {'every layer' if every else layers(zero)}: nothing moves them"
+        where = "every layer" if every else layers(zero)
+        came = f"the gradient is exactly 0 in {where}: nothing moves the weights"
         return Item("gradients", state, zero[0], 0.0, came, must, source)
     if look.epsilon is not None:
         # A step is lr · g/(|g| + ε): its square falls below Adam's by this many e-folds.
@@ -106,8 +107,8 @@ def gradients(look: Look) -> Item | None:
                 "Kingma & Ba 2015, alg. 1",
             )
             came = (
-                f"as small as {sizes[worst].rms:.0e} (layer {worst}), below eps = "
-                f"{look.epsilon:.0e}: the steps of {layers(starved)} shrink with them"
+                f"gradients of layer {worst} are {sizes[worst].rms:.0e}, below the optimiser's "
+                f"eps of {look.epsilon:.0e}: the steps of {layers(starved)} shrink with them"
             )
             return Item("gradients", state, starved[0], sizes[worst].rms, came, must, source)
     low, high = (f(s.rms for s in sizes.values()) for f in (min, max))
