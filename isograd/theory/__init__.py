@@ -46,12 +46,12 @@ from isograd.theory.moments import (
     moments,
     std_gain,
 )
+from isograd.theory.pairs import expectation2
 from isograd.theory.precision import PrecisionPlan, Tensor
 from isograd.theory.precision import plan as precision_plan
 from isograd.theory.quadrature import (
     Phi,
     expectation,
-    expectation2,
     expectations,
 )
 from isograd.theory.rounding import (

@@ -1,16 +1,9 @@
-"""Any function as an activation of theory: its derivative, and its kinks found and checked.
-
-A function is laid out on |u| ≤ 40 in panels on which φ and φ′ are polynomials to rounding, halved
-until they are (Trefethen 2013, ch. 3: a function is resolved when the last of its Chebyshev
-coefficients have fallen to nothing). A smooth function needs few panels; halving that does not end,
-or not before the panels are tiny, closes in on a kink.
-"""
+"""Any function as an activation of theory: its derivative, and its kinks, found and checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,19 +11,12 @@ import numpy as np
 
 from isograd.engine.autodiff import jvp
 from isograd.errors import TheoryError
+from isograd.theory.panels import Panels, kinks_of
 from isograd.theory.quadrature import Array, Function, Phi
 
 PhiLike = Phi | Callable[[Any], Any]
 """What the functions of this room take as an activation: a Phi, or a function of an array."""
 
-REACH = 40.0
-"""Kinks, jumps and narrow turns are found on |u| ≤ 40."""
-
-_WIDTH = 0.5  # of the panels at the start; a turn narrower than about 1/50 of it may be missed
-_DEGREE = 16
-_RESOLVED = 1e-11  # of the largest |φ| and |φ′| nearer to 0
-_KINK = 2.0**-12  # panels narrower than this surround a kink
-_MOST = 1 << 14  # panels
 _TRACE = "write it with isograd.functions, or with NumPy's functions that they mirror, or give df"
 
 
@@ -91,26 +77,17 @@ def _made(
     else:
         slope = _function(df, name, "φ′")
     _refuse_mixing(value, name)
-    panels = _laid_out(value, slope, name)
-    found = _found_kinks(panels, value, name)
+    panels, found = kinks_of(value, slope, name)
     _check_slope(panels, name)
-    if kinks is None:
-        kinks = tuple(found)
     for kink, error in found.items():
-        if min((abs(kink - given) for given in kinks), default=math.inf) > max(error, 1e-12):
+        if kinks is not None and all(abs(kink - k) > max(error, 1e-12) for k in kinks):
             raise TheoryError(
                 "kinks must hold every point where φ′ or φ″ jumps",
                 came=f"kinks = {list(kinks)}, and a kink at {kink:.12g}",
                 where=name,
                 fix=f"kinks = {[float(f'{k:.12g}') for k in found]}, or leave them out",
             )
-    edges = np.unique(np.concatenate([panels.a, panels.b]))
-    fine = np.flatnonzero(np.diff(edges) < 0.99 * _WIDTH)
-    near_kink = np.zeros(len(edges), bool)
-    for kink in kinks:
-        near_kink |= np.abs(edges - kink) < _WIDTH / 2
-    cuts = [edges[i] for i in np.union1d(fine, fine + 1) if not near_kink[i]]
-    return Phi(name, value, slope, kinks, tuple(cuts))
+    return Phi(name, value, slope, tuple(found) if kinks is None else kinks, panels.cuts())
 
 
 def check_derivative(phi: Phi) -> None:
@@ -180,157 +157,13 @@ def _refuse_mixing(f: Function, name: str) -> None:
             )
 
 
-# --- laid out in panels
-
-
-@dataclass(frozen=True)
-class _Panels:
-    """Panels [a, b] in ascending order, with φ and φ′ on their Chebyshev points.
-
-    Attributes:
-        a, b: shape (P,).
-        values: (2, P, _DEGREE + 1): φ, φ′.
-        scale: (2, P): the largest |φ|, |φ′| nearer to 0.
-    """
-
-    a: Array
-    b: Array
-    values: Array
-    scale: Array
-
-
-@lru_cache(maxsize=1)
-def _chebyshev() -> tuple[Array, Array, Array]:
-    """(points on [−1, 1] with both ends, values -> coefficients, weights of the integral).
-
-    References: Trefethen 2013, ch. 3; Clenshaw & Curtis 1960.
-    """
-    x = np.sort(np.cos(np.pi * np.arange(_DEGREE + 1) / _DEGREE))
-    to_coefficients = np.linalg.inv(np.polynomial.chebyshev.chebvander(x, _DEGREE))
-    degrees = np.arange(_DEGREE + 1)
-    with np.errstate(divide="ignore"):
-        of_each = np.where(degrees % 2 == 0, 2.0 / (1.0 - degrees.astype(float) ** 2), 0.0)
-    return x, to_coefficients, of_each @ to_coefficients
-
-
-def _laid_out(f: Function, df: Function, name: str) -> _Panels:
-    """Panels on |u| ≤ 40, halved until φ and φ′ are resolved or nothing is left to halve."""
-    x, to_coefficients, _ = _chebyshev()
-
-    def on(a: Array, b: Array) -> Array:
-        u = np.clip(a[:, None] + (b - a)[:, None] / 2 * (1 + x), a[:, None], b[:, None])
-        u[:, -1] = b
-        values = np.stack([f(u.ravel()), df(u.ravel())]).reshape(2, *u.shape)
-        bad = ~np.isfinite(values)
-        # φ′ may be infinite in one point, and is then not asked there by any average.
-        bad[1] &= np.isnan(values[1]) | (np.isinf(values[1]).sum(axis=-1) > 1)[:, None]
-        if bad.any():
-            which, p, i = (int(k[0]) for k in np.nonzero(bad))
-            raise TheoryError(
-                f"{('φ', 'φ′')[which]} must be finite on |u| ≤ {REACH:g}",
-                came=f"{values[which, p, i]} at {u[p, i]:.6g}",
-                where=name,
-                fix="use a form that does not overflow, and cut other branches out by np.where",
-            )
-        return values
-
-    # Off the round numbers, where kinks are likely: one on an edge would be seen by neither side.
-    edges = np.arange(-REACH, REACH + _WIDTH, _WIDTH) - 0.0838264
-    a, b = edges[:-1], edges[1:]
-    values = on(a, b)
-    outward = np.argsort(np.abs(a + b), kind="stable")
-    largest = np.where(np.isfinite(values), np.abs(values), 0.0).max(axis=-1)
-    scale = np.empty_like(largest)
-    scale[:, outward] = np.maximum.accumulate(largest[:, outward], axis=1)
-    done: list[tuple[Array, Array, Array, Array]] = []
-    count, eps = len(a), float(np.finfo(np.float64).eps)
-    while len(a):
-        with np.errstate(invalid="ignore"):
-            last = np.abs(values @ to_coefficients.T)[..., -4:].max(axis=-1)
-            size = np.maximum(scale, np.abs(values).max(axis=-1))  # beside an infinite slope
-            # A point lies where it should to a rounding, which a steep function passes on.
-            roundings = eps * np.maximum(np.abs(a), np.abs(b))
-            noise = 2 * roundings / (b - a) * np.ptp(values, axis=-1)
-            resolved = (last <= _RESOLVED * size + noise) & np.isfinite(size)
-        rough = ~resolved.all(axis=0)
-        floor = np.maximum(8 * roundings, 1e-18)
-        split = rough & (b - a > floor)
-        done.append((a[~split], b[~split], values[:, ~split], scale[:, ~split]))
-        count += int(np.count_nonzero(split))
-        if count > _MOST:
-            raise TheoryError(
-                f"an activation must be piecewise smooth on |u| ≤ {REACH:g}",
-                came=f"more than {_MOST} pieces, one of them near {a[split][0]:.6g}",
-                where=name,
-                fix="a smoother function: no noise (float32 inside), no fast oscillation",
-            )
-        middle = (a + b)[split] / 2
-        a, b = np.concatenate([a[split], middle]), np.concatenate([middle, b[split]])
-        scale = np.concatenate([scale[:, split], scale[:, split]], axis=1)
-        values = on(a, b)
-    a, b, values, scale = (
-        np.concatenate([d[i] for d in done], axis=-1 if i != 2 else 1) for i in range(4)
-    )
-    order = np.argsort(a)
-    return _Panels(a[order], b[order], values[:, order], scale[:, order])
-
-
-def _found_kinks(panels: _Panels, f: Function, name: str) -> dict[float, float]:
-    """The places that halving closed in on, and how well they are known; refused where φ jumps.
-
-    About a kink the panels are as wide as a share of their distance from it; narrower ones that are
-    farther away than that surround another.
-    """
-    width, middle = panels.b - panels.a, (panels.a + panels.b) / 2
-    found: dict[float, float] = {}
-    for i in np.argsort(width, kind="stable"):
-        if width[i] >= _KINK:
-            break
-        if any(abs(middle[i] - kink) < 64 * width[i] for kink in found):
-            continue
-        error = 4 * float(width[i])
-        kink = _simplest(float(middle[i]), error)
-        _refuse_jump(f, kink, error, float(panels.scale[0, i]), name)
-        found[kink] = error
-    return dict(sorted(found.items()))
-
-
-def _simplest(x: float, error: float) -> float:
-    """The number of the fewest decimals near x: kinks lie at 0 and ½, not at 5·10⁻¹⁷."""
-    for digits in range(17):
-        rounded = round(x, digits) + 0.0
-        if abs(rounded - x) <= error:
-            return rounded
-    return x
-
-
-def _refuse_jump(f: Function, kink: float, error: float, scale: float, name: str) -> None:
-    """φ is continuous if its difference across the kink falls with the distance.
-
-    Across a root's infinite slope it falls like √distance, by 30 for a thousandth.
-    """
-    near = max(error, 4 * float(np.spacing(abs(kink))))
-    ends = np.array([kink - near, kink + near, kink - 1e3 * near, kink + 1e3 * near])
-    low, high, far_low, far_high = map(float, f(ends))
-    step, far = abs(high - low), abs(far_high - far_low)
-    if step > 1e-9 * scale and step > 0.5 * far:
-        raise TheoryError(
-            "an activation must be continuous: φ′ holds nothing of a jump",
-            came=f"a step from {low:.6g} to {high:.6g} at {kink:.12g}",
-            where=name,
-            fix="a steep slope in its place (hard tanh, logistic), as training needs it too",
-        )
-
-
-def _check_slope(panels: _Panels, name: str) -> None:
+def _check_slope(panels: Panels, name: str) -> None:
     """Refuse a φ′ that is not the derivative: on each panel ∫ φ′ = φ(b) − φ(a) to 1e-10."""
-    _, _, weights = _chebyshev()
-    half = (panels.b - panels.a) / 2
     with np.errstate(invalid="ignore"):
-        integral = half * (panels.values[1] @ weights)
-        gap = np.abs(integral - (panels.values[0, :, -1] - panels.values[0, :, 0]))
-    allowed = 1e-10 * half * panels.scale[1] + 1e-13 * panels.scale[0]
-    wrong = np.flatnonzero((gap > allowed) & (half > 1e-6))
+        gap = np.abs(panels.integrals() - (panels.values[0, :, -1] - panels.values[0, :, 0]))
+    width = panels.b - panels.a
+    allowed = 1e-10 * width * panels.scale[1] + 1e-13 * panels.scale[0]
+    wrong = np.flatnonzero((gap > allowed) & (width > 1e-6))
     if wrong.size:
         i = wrong[0]
         raise TheoryError(
@@ -341,4 +174,4 @@ def _check_slope(panels: _Panels, name: str) -> None:
         )
 
 
-__all__ = ["REACH", "PhiLike", "check_derivative", "phi_of"]
+__all__ = ["PhiLike", "check_derivative", "phi_of"]

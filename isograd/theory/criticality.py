@@ -11,7 +11,8 @@ from isograd.errors import TheoryError
 from isograd.theory.activation import PhiLike, phi_of
 from isograd.theory.fixed_points import Root, roots
 from isograd.theory.moments import moments, table
-from isograd.theory.quadrature import Array, Phi, check_variance, expectation2
+from isograd.theory.pairs import expectation2
+from isograd.theory.quadrature import Array, Phi, check_variance
 
 _SLACK = 1e-12  # relative to q: σ_b² = q − σ_w² E φ² cancels to zero for a ReLU
 
@@ -204,7 +205,9 @@ def correlation_decay(phi: PhiLike, q: float) -> float:
         return difference * difference
 
     h = 0.1 * 0.5 ** np.arange(6)
-    spread = [expectation2(square, q, 1 - x * x, kinks=phi.kinks, name=phi.name) for x in h]
+    spread = [
+        expectation2(square, q, 1 - x * x, kinks=phi.kinks, cuts=phi.cuts, name=phi.name) for x in h
+    ]
     values = np.array(spread) / (2 * h * h)
     if values[-1] > 1.8 * values[-2] > 0:
         raise TheoryError(

@@ -16,7 +16,8 @@ from isograd.errors import TheoryError
 from isograd.theory.activation import PhiLike, phi_of
 from isograd.theory.fixed_points import limit_q
 from isograd.theory.moments import length_map, moments
-from isograd.theory.quadrature import Array, Phi, check_variance, expectation2
+from isograd.theory.pairs import expectation2
+from isograd.theory.quadrature import Array, Phi, check_variance
 
 _CRITICAL = 1e-8  # a factor this close to 1 acts over more layers than any network has
 _FAR = 1e30  # stands for q = inf: an activation has reached its asymptotes
@@ -81,7 +82,9 @@ def correlation_map(phi: PhiLike, q: float, sw2: float, sb2: float, c: float) ->
     def product(a: Array, b: Array) -> Array:
         return phi.f(a) * phi.f(b)
 
-    return (sw2 * expectation2(product, q, c, kinks=phi.kinks, name=phi.name) + sb2) / v
+    return (
+        sw2 * expectation2(product, q, c, kinks=phi.kinks, cuts=phi.cuts, name=phi.name) + sb2
+    ) / v
 
 
 def correlation_slope(phi: PhiLike, q: float, sw2: float, sb2: float, c: float) -> float:
@@ -95,7 +98,7 @@ def correlation_slope(phi: PhiLike, q: float, sw2: float, sb2: float, c: float) 
     def product(a: Array, b: Array) -> Array:
         return phi.df(a) * phi.df(b)
 
-    return sw2 * q / v * expectation2(product, q, c, kinks=phi.kinks, name=phi.name)
+    return sw2 * q / v * expectation2(product, q, c, kinks=phi.kinks, cuts=phi.cuts, name=phi.name)
 
 
 def stable_correlation(phi: PhiLike, q: float, sw2: float, sb2: float) -> float:
@@ -121,7 +124,7 @@ def stable_correlation(phi: PhiLike, q: float, sw2: float, sb2: float) -> float:
 
     def excess(log_gap: float) -> float:
         c = 1 - math.exp(log_gap)
-        spread = expectation2(square, q, c, kinks=phi.kinks, name=phi.name)
+        spread = expectation2(square, q, c, kinks=phi.kinks, cuts=phi.cuts, name=phi.name)
         return sw2 * spread / (2 * v * (1 - c)) - 1
 
     high = 0.0
