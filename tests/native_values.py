@@ -104,6 +104,8 @@ def _bounds(eqn: Eqn, args: list[Array]) -> tuple[Array, Array, Array]:
     wide = [a.astype(np.float64) for a in args]
     exact = np.asarray(evaluate(*wide, **eqn.params))
     never = np.zeros(exact.shape, bool)
+    if eqn.op is Op.ERFC and limits.bits == 64:  # SciPy rounds x² in the exponent
+        factor = factor + np.square(np.minimum(np.abs(wide[0]), 28.0))
     if eqn.op in ELEMENTARY:
         with np.errstate(all="ignore"):
             near = np.minimum(np.abs(exact), float(limits.max)).astype(args[0].dtype)

@@ -101,6 +101,25 @@ schedules = st.one_of(
 
 
 @st.composite
+def precisions(draw):
+    """Of any subset, but for what one needs of another."""
+    forms = st.none() | st.sampled_from(["fp32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2"])
+    weights, activations, gradients = (draw(forms) for _ in range(3))
+    if weights is activations is gradients is None:
+        return None
+    powers = st.integers(-126, 126).map(lambda n: 2.0**n)
+    return s.Precision(
+        weights,
+        activations,
+        gradients,
+        draw(st.sampled_from(["nearest", "stochastic"])),
+        draw(st.booleans()) if weights else True,
+        draw(powers | st.just("dynamic")) if gradients else 1.0,
+        draw(counts),
+    )
+
+
+@st.composite
 def specs(draw):
     optimiser = draw(descents | optimisers)
     batch = st.none() if isinstance(optimiser, s.GradientDescent) else st.none() | counts
@@ -119,6 +138,7 @@ def specs(draw):
             draw(st.lists(schedules, max_size=3)),
             draw(stop) if source.validation_fraction else None,
             draw(st.booleans()),
+            draw(precisions()),
         ),
         s.Measure(draw(counts) - 1, draw(counts) - 1),
         draw(counts) - 1,

@@ -167,6 +167,7 @@ TABLES = {
     "network": nn.Network,
     "training": nn.Training,
     "trainingearly_stopping": nn.EarlyStopping,
+    "trainingprecision": nn.Precision,
     "measure": nn.Measure,
 }
 UNIONS = {
@@ -193,6 +194,7 @@ EXAMPLES: dict[Any, Any] = {
     nn.StepDecay: nn.StepDecay(3),
     nn.ExponentialDecay: nn.ExponentialDecay(0.9),
     nn.WarmUp: nn.WarmUp(3),
+    nn.Precision: nn.Precision("fp16", "fp16", "fp16"),
 }
 # Keys that need others beside them.
 IDX = nn.Data("a.idx", labels="b.idx", test="c.idx", test_labels="d.idx")
@@ -298,6 +300,7 @@ def test_a_wrong_key_type_default_or_range_is_seen() -> None:
         "epochs has the default 30, not 29",
         "epochs is no string",
         "normalise_gradient is not documented",
+        "precision is not documented",
         "recompute is not documented",
         "schedule is not documented",
     ]

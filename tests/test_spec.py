@@ -238,6 +238,48 @@ def scheduled(schedule):
             "early_stopping = True",
             "pass one",
         ),
+        (lambda: s.Training(precision="fp16"), "Training.precision", "= 'fp16'", "pass one"),
+        (lambda: s.Precision(), "Precision.weights", "none of them", 'gradients = "fp16"'),
+        (lambda: s.Precision("fp161"), "Precision.weights", "'fp161'", "'fp16'"),
+        (lambda: s.Precision("float16"), "Precision.weights", "'float16'", "did you mean 'fp16'"),
+        (lambda: s.Precision("fp16", "e4m3"), "Precision.activations", "'e4m3'", "'fp8_e4m3'"),
+        (lambda: s.Precision("fp16", rounding="up"), "Precision.rounding", "'up'", "nearest"),
+        (lambda: s.Precision("fp16", master=0), "Precision.master", "= 0", "true or false"),
+        (
+            lambda: s.Precision(gradients="fp16", master=False),
+            "Precision.master",
+            "master = false without weights",
+            'add weights = "bf16"',
+        ),
+        *(
+            (
+                lambda scale=scale: s.Precision(gradients="fp16", loss_scale=scale),
+                "Precision.loss_scale",
+                f"loss_scale = {scale!r}",
+                fix,
+            )
+            for scale, fix in (
+                (1000, "give 1024.0"),
+                (0.3, "give 0.25"),
+                (0, "above 0"),
+                (2.0**200, f"give {2.0**126!r}"),
+                ("dynamical", "did you mean 'dynamic'"),
+                (True, "above 0"),
+            )
+        ),
+        (
+            lambda: s.Precision("fp16", loss_scale=2),
+            "Precision.loss_scale",
+            "loss_scale = 2.0 without gradients",
+            'add gradients = "fp16"',
+        ),
+        (lambda: s.Precision("fp16", interval=0), "Precision.interval", "= 0", "1 or more"),
+        (
+            lambda: replace(DEEP, training=s.Training(precision=s.Precision("fp16", "fp64"))),
+            "Spec.training.precision.activations",
+            "activations = 'fp64' in float32",
+            'set dtype = "float64"',
+        ),
         (lambda: s.EarlyStopping(0), "EarlyStopping.patience", "patience = 0", "give 1 or more"),
         (lambda: s.EarlyStopping(1, -1), "EarlyStopping.min_delta", "= -1", "at least 0"),
         (lambda: scheduled("cosine"), "Training.schedule", "= 'cosine'", "square brackets"),

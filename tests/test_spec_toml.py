@@ -208,6 +208,32 @@ def after(text):
                     "'patence'",
                     "'patience'",
                 ),
+                ("precision = 16", "precision", "precision = 16", "a table"),
+                ("precision = {}", "precision.weights", "none of them", "remove the table"),
+                (
+                    '[training.precision]\nweights = "fp17"',
+                    "precision.weights",
+                    "weights = 'fp17'",
+                    "'fp16'",
+                ),
+                (
+                    '[training.precision]\ngradient = "fp16"',
+                    "precision.gradient",
+                    "'gradient'",
+                    "'gradients'",
+                ),
+                (
+                    'precision = { gradients = "fp16", loss_scale = 1000 }',
+                    "precision.loss_scale",
+                    "loss_scale = 1000.0",
+                    "give 1024.0",
+                ),
+                (
+                    'precision = { gradients = "fp16", loss_scale = "auto" }',
+                    "precision.loss_scale",
+                    "loss_scale = 'auto'",
+                    "dynamic",
+                ),
                 (
                     "[training.early_stopping]\npatience = 0",
                     "early_stopping.patience",

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from isograd.diagnosis.budget import Budget, gain_budget
 from isograd.diagnosis.expected import expected
 from isograd.diagnosis.findings import Expectation, Profile
+from isograd.engine.number_formats import number_format
 from isograd.nn.model import Model, Part
 from isograd.nn.spec import HalfSquaredError, Huber, MeanSquaredError, Spec
+from isograd.optim.loss_scale import LEAST, START, scales
 from isograd.telemetry.records import Record, Site, Telemetry
 from isograd.telemetry.summary import Summary
 
@@ -52,8 +54,29 @@ class Case:
 
     @cached_property
     def measured(self) -> tuple[Record, ...]:
-        """Records with summaries."""
-        return self.telemetry.measured()
+        """Records with summaries, but for steps that a smaller loss scale could save."""
+        return tuple(r for r in self.telemetry.measured() if r.step not in self.rescaled)
+
+    @cached_property
+    def rescaled(self) -> frozenset[int]:
+        """Steps that were skipped while the dynamic loss scale was above its least.
+
+        They tell that the scale was too large, not that the network is sick.
+        """
+        precision, records = self.spec.training.precision, self.telemetry.records
+        if precision is None or not precision.dynamic:
+            return frozenset()
+        used = scales(START, (not r.skipped for r in records), precision.interval)
+        pairs = zip(records, used, strict=True)
+        return frozenset(r.step for r, scale in pairs if r.skipped and scale > LEAST)
+
+    @property
+    def unit(self) -> float:
+        """The relative spacing of the numbers that the loss is computed from."""
+        precision = self.spec.training.precision
+        forms = precision.formats if precision else {}
+        narrow = [number_format(f).eps for key, f in forms.items() if key != "gradients"]
+        return max(float(np.finfo(self.spec.dtype).eps), *narrow, 0.0)
 
     @cached_property
     def clean(self) -> tuple[Record, ...]:

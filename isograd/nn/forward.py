@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from isograd.nn.spec import (
     RMSNorm,
     Scale,
 )
+
+if TYPE_CHECKING:
+    from isograd.nn.emulation import Emulation
 
 Params = Mapping[str, Value]
 """Arrays by name: weights "W/l" (M_l, M_{l−1}), biases "b/l" (M_l,); scale "g/l" and shift "h/l"
@@ -51,21 +55,36 @@ class Pass:
         params: arrays by name.
         training: whether a batch normalisation takes the moments of the batch, not running ones.
         noise: from which dropout draws; without, it is the identity.
+        emulation: of narrow formats; None rounds nothing.
 
     Attributes:
         statistics: the running moments after this batch, by name; filled in training.
     """
 
     def __init__(
-        self, params: Params, *, training: bool = False, noise: Noise | None = None
+        self,
+        params: Params,
+        *,
+        training: bool = False,
+        noise: Noise | None = None,
+        emulation: Emulation | None = None,
     ) -> None:
         self.params, self.training, self.noise = params, training, noise
+        self.emulation = emulation
         self.statistics: dict[str, Value] = {}
         self._skips: list[Value] = []
 
     def step(self, place: Place, x: Value) -> Value:
         """The output of a place for its input, seen by a probe."""
-        return F.probe(self._value(place, x), place.site, place.cotangent)
+        y = self._value(place, x)
+        return self.seen(y, place.site, place.cotangent, place.number + 1)
+
+    def seen(self, x: Value, site: str, cotangent: str | None, number: int) -> Value:
+        """The input (number 0) or an output, rounded if so asked for, and seen as it then is."""
+        if self.emulation is None:
+            return F.probe(x, site, cotangent)
+        x = F.probe(self.emulation.activation(x, number), site, cotangent)
+        return x if cotangent is None else self.emulation.gradient(x, number)
 
     def _value(self, p: Place, x: Value) -> Value:
         def own(letter: str) -> Value:

@@ -14,6 +14,7 @@ from isograd.engine.dispatch import spec_of
 from isograd.engine.ops import Value
 from isograd.errors import ShapeError, SpecError
 from isograd.nn.activations import active_interval, phi
+from isograd.nn.emulation import Emulation
 from isograd.nn.forward import Noise, Params, Pass, dense
 from isograd.nn.initialisers import Variances, draw, scale, unit_variance
 from isograd.nn.losses import loss
@@ -162,7 +163,7 @@ class Model:
         return x
 
     def _run(self, run: Pass, x: Value) -> Value:
-        x = F.probe(self._checked(x), "input/0")
+        x = run.seen(self._checked(x), "input/0", None, 0)
         for p in self.places:
             x = run.step(p, x)
         return x
@@ -190,7 +191,12 @@ class Model:
 
     @np.errstate(all="ignore")
     def train_loss(
-        self, params: Params, x: Value, target: Value, noise: Noise
+        self,
+        params: Params,
+        x: Value,
+        target: Value,
+        noise: Noise,
+        emulation: Emulation | None = None,
     ) -> tuple[Value, dict[str, Value]]:
         """The structured risk of a batch as training sees it, and the statistics after it.
 
@@ -199,11 +205,13 @@ class Model:
             x: inputs (n, n_in).
             target: as `isograd.nn.losses.loss` takes it.
             noise: from which random layers draw.
+            emulation: of narrow formats; the penalty is that of the parameters as they are kept.
 
         Raises:
             SpecError: if a batch normalisation meets fewer than two rows.
         """
-        run = Pass(params, training=True, noise=noise)
+        used = params if emulation is None else emulation.parameters(params, self.shapes)
+        run = Pass(used, training=True, noise=noise, emulation=emulation)
         value = loss(self.network.loss, self._run(run, x), target)
         return self._penalised(value, params), run.statistics
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from msgspec.structs import force_setattr
 
+from isograd.engine.number_formats import FORMATS
 from isograd.errors import SpecError
 from isograd.nn.checks import flag, is_a, one_of, place, real, shown, whole, wrong
 from isograd.nn.kinds import (
@@ -64,6 +65,7 @@ from isograd.nn.layers import (
     each,
     flatten,
 )
+from isograd.nn.precision import Precision
 from isograd.nn.schedules import (
     ConstantRate,
     CosineDecay,
@@ -135,6 +137,7 @@ __all__ = [
     "Optimiser",
     "Orthogonal",
     "Plateau",
+    "Precision",
     "RMSNorm",
     "RMSProp",
     "Repeat",
@@ -199,6 +202,7 @@ class Training(Table, frozen=True):
         early_stopping: when to stop before the epochs are over; None does not.
         recompute: compute values of the forward pass again for the backward pass, where that lets
             a step do with less memory.
+        precision: what is rounded to narrow formats; None rounds nothing.
     """
 
     epochs: int = 30
@@ -209,6 +213,7 @@ class Training(Table, frozen=True):
     schedule: tuple[Schedule, ...] = ()
     early_stopping: EarlyStopping | None = None
     recompute: bool = False
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         whole(self, "epochs", low=1)
@@ -225,6 +230,7 @@ class Training(Table, frozen=True):
                 fix="remove one of them",
             )
         is_a(self, "early_stopping", EarlyStopping, optional=True)
+        is_a(self, "precision", Precision, optional=True)
         if not isinstance(self.schedule, list | tuple):
             raise wrong(self, "schedule", "a list of schedules", "put it in square brackets")
         force_setattr(self, "schedule", tuple(self.schedule))
@@ -309,9 +315,23 @@ class Spec(Table, frozen=True):
                 fix="set data.validation_fraction = 0.1, or remove early_stopping",
             )
         for path, part in (("optimiser", self.optimiser), *each(self.network.layers)):
-            self._check_precision(path, part)
+            self._check_positive(path, part)
+        if self.training.precision is not None:
+            self._check_formats(self.training.precision)
 
-    def _check_precision(self, path: str, part: Optimiser | Layer) -> None:
+    def _check_formats(self, precision: Precision) -> None:
+        """A wider format than the dtype would round nothing."""
+        digits = np.finfo(self.dtype).nmant
+        for key, name in precision.formats.items():
+            if FORMATS[name].fraction_bits > digits:
+                raise SpecError(
+                    "the dtype must hold the formats that it emulates",
+                    came=f"{key} = {name!r} in {self.dtype}",
+                    where=place(self, f"training.precision.{key}"),
+                    fix='give a narrower format, or set dtype = "float64"',
+                )
+
+    def _check_positive(self, path: str, part: Optimiser | Layer) -> None:
         """What must be above 0 must be so in the dtype too: an eps of 0 guards nothing."""
         least = float(np.finfo(self.dtype).smallest_subnormal)
         for key in ("lr", "eps"):

@@ -18,6 +18,7 @@ _TABLES: dict[str, Any] = {
     "training": s.Training,
     "measure": s.Measure,
     "early_stopping": s.EarlyStopping,
+    "precision": s.Precision,
 }
 _UNIONS: dict[str, Any] = {
     "layers": s.Layer,

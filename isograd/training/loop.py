@@ -18,6 +18,7 @@ from isograd.backends.select import Backend, choose
 from isograd.engine.graph import ArraySpec
 from isograd.nn.model import Model
 from isograd.nn.spec import Spec
+from isograd.optim.loss_scale import LEAST, Scaling, advanced, scales
 from isograd.optim.rules import optimiser
 from isograd.telemetry.measured import moments_of
 from isograd.telemetry.packing import Packing
@@ -211,6 +212,9 @@ class _Run:
         self.layout, self.active = start.layout, start.model.active
         self.per_epoch = len(split.X_train) // start.batch_size
         self.schedule = schedule_of(spec, self.per_epoch)
+        precision = spec.training.precision
+        # Of the dynamic loss scale; None where there is none.
+        self.interval = precision.interval if precision and precision.dynamic else None
         self.began = time.perf_counter() - state.seconds
         self.costs, self.every = Costs(), spec.measure.every
         self.packing = Packing(spec.dtype, ())
@@ -263,6 +267,7 @@ class _Run:
             threads=threads,
             moments=self.spec.measure.moments,
             recompute=self.spec.training.recompute,
+            precision=self.spec.training.precision,
         )
         self.every = self.spec.measure.every
         if self.every is None:
@@ -303,7 +308,7 @@ class _Run:
             rows: (steps, batch size).
         """
         state, due = self.state, self._until_measured() == 0
-        each = rows, *self._rates(len(rows))
+        each = rows, *self._rates(len(rows)), *self._scales(len(rows))
         summaries: Mapping[Site, Summary] = {}
         packed: list[bytes] = []
         carry = state.theta, state.rule, dict(state.statistics)
@@ -321,7 +326,8 @@ class _Run:
         else:
             carry, out, applied = self.step.bare(*given)
         skipped, streak = applied < len(rows), 0 if applied else state.streak
-        if skipped and not due and streak == 0:
+        scaling, saved = self._scaled(applied, skipped)
+        if skipped and not due and streak == 0 and not saved:
             alone = tuple(a[applied : applied + 1] for a in each)
             *_, (summaries,) = self.step.measured(carry, self.data, alone)
         losses, norms, slopes = (a.tolist() for a in out)
@@ -348,7 +354,8 @@ class _Run:
             rule=carry[1],
             statistics=carry[2],
             losses=(total, count + applied),
-            streak=streak + skipped,
+            streak=streak + (skipped and not saved),
+            scaling=scaling,
             seconds=time.perf_counter() - self.began,
         )
 
@@ -361,6 +368,24 @@ class _Run:
             rates = (self.spec.optimiser.lr * factors).astype(self.spec.dtype)
         # Noise comes again after 2³² steps.
         return rates, (np.arange(steps.start, steps.stop) % 2**32).astype(np.uint32)
+
+    def _scales(self, count: int) -> list[NDArray[Any]]:
+        """Loss scales of the next steps if all are finite; none where the scale is not dynamic."""
+        if self.interval is None:
+            return []
+        ahead = scales(self.state.scaling, [True] * count, self.interval)
+        return [np.fromiter(ahead, self.spec.dtype, count)]
+
+    def _scaled(self, applied: int, skipped: bool) -> tuple[Scaling, bool]:
+        """The loss scale after a chunk, and whether a smaller one may save the step skipped."""
+        scaling = self.state.scaling
+        if self.interval is None:
+            return scaling, False
+        for _ in range(applied):
+            scaling = advanced(scaling, True, self.interval)
+        if not skipped:
+            return scaling, False
+        return advanced(scaling, False, self.interval), scaling[0] > LEAST
 
     def _end_epoch(self, record: Record, state: State) -> tuple[Record, State]:
         """Look at the validation part, tell the schedule, and keep the best parameters."""

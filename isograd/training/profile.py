@@ -11,11 +11,12 @@ from isograd.backends.llvm.jit import host
 from isograd.backends.select import native_scan
 from isograd.engine.graph import ArraySpec
 from isograd.nn.spec import Spec
+from isograd.optim.loss_scale import FIRST
 from isograd.optim.rules import optimiser
 from isograd.training.data import Split, batches
 from isograd.training.start import prepare
 from isograd.training.state import State
-from isograd.training.step import batch_of, trace_step, without_probes
+from isograd.training.step import batch_of, is_dynamic, trace_step, without_probes
 
 if TYPE_CHECKING:
     from isograd.backends.llvm.profile import Profile
@@ -54,7 +55,9 @@ def profile(
         ArraySpec(y.shape, y.dtype),
         start.batch_size,
         start.key,
+        spec.training.precision,
     )
+    scales = [FIRST] * is_dynamic(spec.training.precision)
     bare = without_probes(graph)
     run = native_scan(
         bare,
@@ -68,7 +71,7 @@ def profile(
     while seconds < SECONDS:
         number = np.arange(count, dtype=np.uint32)
         rates = np.full(count, spec.optimiser.lr, spec.dtype)
-        each = rows[number % len(rows)], rates, number
+        each = rows[number % len(rows)], rates, number, *(np.full_like(rates, s) for s in scales)
         began = time.perf_counter()
         run((state.theta, state.rule, dict(state.statistics)), (x, y), each)
         took = time.perf_counter() - began

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isograd.engine.number_formats import number_format, rounded
 from isograd.errors import DataError
 from isograd.nn.model import Model, build
 from isograd.nn.spec import SoftmaxCrossEntropy, Spec
@@ -78,6 +79,10 @@ def prepare(spec: Spec, split: Split) -> Start:
     params = model.init(
         np.random.default_rng(for_parameters), spec.dtype, split.X_train[:batch_size]
     )
+    precision = spec.training.precision
+    if precision is not None and precision.weights is not None and not precision.master:
+        form = number_format(precision.weights)
+        params |= {name: rounded(params[name], form) for name in model.shapes}
     theta = Layout(model.shapes).join(params)
     key = for_noise.generate_state(2).astype(np.uint32)
     steps_per_epoch = n // batch_size

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from isograd.engine.tree import flatten, unflatten
 from isograd.errors import RunError
+from isograd.optim.loss_scale import START
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -43,7 +44,9 @@ class State:
         order: the state of the generator that shuffles the rows, before the current epoch.
         schedule: the state of the learning rate's schedule: nested tuples of numbers.
         losses: sum and number of the losses of the epoch's steps so far.
-        streak: steps skipped since the last that was applied.
+        streak: steps skipped since the last that was applied, but for those that a smaller loss
+            scale may still save.
+        scaling: the dynamic loss scale of the next step, and the steps applied since it changed.
         waited: epochs since the validation loss was least.
         best: that epoch; None before there is one, and without early stopping.
         seconds: wall time so far.
@@ -57,12 +60,13 @@ class State:
     schedule: Any
     losses: tuple[float, int] = (0.0, 0)
     streak: int = 0
+    scaling: tuple[float, int] = START
     waited: int = 0
     best: Best | None = None
     seconds: float = field(default=0.0, compare=False)
 
 
-_NUMBERS = ("step", "order", "schedule", "losses", "streak", "waited", "seconds")
+_NUMBERS = ("step", "order", "schedule", "losses", "streak", "scaling", "waited", "seconds")
 
 
 def dump(state: State) -> tuple[Arrays, dict[str, Any]]:
@@ -109,7 +113,7 @@ def restore(arrays: Arrays, facts: Mapping[str, Any], like: State) -> State:
         statistics = {name: arrays[f"best/{name}"] for name in like.statistics}
         theta = arrays["best/theta"]
         best = Best(facts["best_epoch"], facts["best_loss"], theta, statistics)
-    numbers = {name: _tuples(facts[name]) for name in _NUMBERS}
+    numbers = {name: _tuples(facts[name]) for name in _NUMBERS if name in facts}
     return State(
         theta=arrays["theta"],
         rule=unflatten(tree, [arrays[f"rule/{i}"] for i in range(len(first))]),

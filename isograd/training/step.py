@@ -20,7 +20,9 @@ from isograd.engine.ops import Value
 from isograd.engine.passes import EXACT, TURNED_PRODUCTS, WITHOUT_PROBES, optimise
 from isograd.engine.trace import trace
 from isograd.engine.tree import flatten, map_leaves
+from isograd.nn.emulation import Emulation
 from isograd.nn.model import Model, Noise
+from isograd.nn.spec import Precision
 from isograd.optim.rules import Optimiser, global_norm
 from isograd.telemetry.measured import Active, measured_scan, moments_scan
 from isograd.telemetry.records import Site
@@ -58,10 +60,10 @@ class Layout:
 class Step:
     """A compiled training step, in rounds as `isograd.backends.rounds` has them.
 
-    It maps (θ, state, statistics), (inputs, targets) of all rows, and (rows, lr, number) to (θ,
-    state, statistics), (loss, ‖g‖, gᵀΔθ), and a number that is finite if the loss, the norm and
-    what is carried on are. gᵀΔθ is the change of the loss that the step would make if the loss were
-    linear.
+    It maps (θ, state, statistics), (inputs, targets) of all rows, and (rows, lr, number), with a
+    dynamic loss scale behind them, to (θ, state, statistics), (loss, ‖g‖, gᵀΔθ), and a number that
+    is finite if the loss, the norm and what is carried on are. gᵀΔθ is the change of the loss that
+    the step would make if the loss were linear.
 
     Attributes:
         graph: what one step does; with probes.
@@ -90,34 +92,54 @@ def trace_step(
     targets: ArraySpec,
     batch_size: int,
     key: NDArray[np.uint32],
+    precision: Precision | None = None,
 ) -> Graph:
     """A training step as a graph, with probes; see `compile_step`."""
 
     def step(carry: Any, fixed: Any, each: Any) -> tuple[Any, ...]:
         theta, state, statistics = carry
-        rows, lr, number = each
+        rows, lr, number, *scale = each
         x, y = (array[rows] for array in fixed)
+        noise = Noise(key, number)
+        emulated = _emulation(precision, noise, *scale)
 
         def risk(parts: Mapping[str, Value]) -> tuple[Value, Any]:
             seen = {name: probe(array, name, f"d{name}") for name, array in parts.items()}
-            return model.train_loss(seen | statistics, x, y, Noise(key, number))
+            return model.train_loss(seen | statistics, x, y, noise, emulated)
 
         (value, statistics), gradients = value_and_grad(risk, has_aux=True)(layout.split(theta))
         gradient = layout.join(gradients)
         update, state = rule.update(gradient, state, lr, theta)
+        new = theta + update
+        if emulated is not None and not emulated.precision.master:
+            new = emulated.updated(new)
+            update = new - theta  # what comes of it
         for name, part in layout.split(update).items():
             probe(part, f"u{name}")
         norm, slope = global_norm(gradient), total(gradient * update)
-        carry = theta + update, state, statistics
+        carry = new, state, statistics
         return carry, (value, norm, slope), _finite((value, norm, carry))
 
     dtype = inputs.dtype
     theta, statistics = _carried(model, layout, dtype)
     start = rule.init(np.zeros(layout.size, dtype))
     state = map_leaves(lambda s: ArraySpec(np.shape(s), np.asarray(s).dtype), start)
-    each = ArraySpec((batch_size,), np.int64), ArraySpec((), dtype), ArraySpec((), np.uint32)
-    traced = trace(step, (theta, state, statistics), (inputs, targets), each)
+    each = [ArraySpec((batch_size,), np.int64), ArraySpec((), dtype), ArraySpec((), np.uint32)]
+    each += [ArraySpec((), dtype)] * is_dynamic(precision)
+    traced = trace(step, (theta, state, statistics), (inputs, targets), tuple(each))
     return optimise(traced, (*EXACT, TURNED_PRODUCTS, *EXACT)).graph
+
+
+def _emulation(precision: Precision | None, noise: Noise, *scale: Value) -> Emulation | None:
+    """The roundings of a step; a static scale is that of the spec."""
+    if precision is None:
+        return None
+    return Emulation(precision, noise, *(scale or [float(precision.loss_scale)]))
+
+
+def is_dynamic(precision: Precision | None) -> bool:
+    """Whether a step is given the loss scale."""
+    return precision is not None and precision.dynamic
 
 
 def without_probes(graph: Graph) -> Graph:
@@ -127,7 +149,8 @@ def without_probes(graph: Graph) -> Graph:
 
 def batch_of(graph: Graph) -> dict[Var, int]:
     """The input of a step that chooses its rows, and the axis along which it does."""
-    return {graph.inputs[-3]: 0}
+    whole = (v for v in reversed(graph.inputs) if v.spec.dtype == np.int64 and v.spec.shape)
+    return {next(whole): 0}
 
 
 def compile_step(
@@ -144,6 +167,7 @@ def compile_step(
     threads: int | None = None,
     recompute: bool = False,
     moments: bool = False,
+    precision: Precision | None = None,
 ) -> Step:
     """Trace, optimise and plan a training step.
 
@@ -160,15 +184,17 @@ def compile_step(
         active: by site, the interval outside of which values count as saturated.
         backend, threads, recompute: how it is run, as for `isograd.backends.select.scan`.
         moments: whether steps are to give moments of every site.
+        precision: narrow formats that they emulate; None rounds nothing.
     """
 
     def loss(theta: Value, statistics: Any, fixed: Any, rows: Value, number: Value) -> Value:
-        params = layout.split(theta) | statistics
+        params, noise = layout.split(theta) | statistics, Noise(key, number)
         x, y = (array[rows] for array in fixed)
-        return model.train_loss(params, x, y, Noise(key, number))[0]
+        emulated = _emulation(precision, noise, 1.0)
+        return model.train_loss(params, x, y, noise, emulated)[0]
 
-    graph = trace_step(model, rule, layout, inputs, targets, batch_size, key)
-    rows, _, number = (var.spec for var in graph.inputs[-3:])
+    graph = trace_step(model, rule, layout, inputs, targets, batch_size, key, precision)
+    rows, number = ArraySpec((batch_size,), np.int64), ArraySpec((), np.uint32)
     theta, statistics = _carried(model, layout, inputs.dtype)
     alone = trace(loss, theta, statistics, (inputs, targets), rows, number)
     how: Any = {"axes": batch_of(graph), "threads": threads, "recompute": recompute}
@@ -211,6 +237,7 @@ __all__ = [
     "Step",
     "batch_of",
     "compile_step",
+    "is_dynamic",
     "parameters",
     "trace_step",
     "without_probes",

@@ -18,8 +18,9 @@ from isograd.telemetry.records import Record, Site
 
 def non_finite(case: Case) -> Finding | None:
     """The first value that is not finite, in the order of computation."""
-    skipped = [r for r in case.telemetry.records if r.skipped]
-    share = f" {len(skipped)} of {len(case.telemetry.records)} steps were skipped." * bool(skipped)
+    records = case.telemetry.records
+    skipped = [r for r in records if r.skipped and r.step not in case.rescaled]
+    share = f" {len(skipped)} of {len(records)} steps were skipped." * bool(skipped)
     for record in case.measured:
         for site in computed(case.model):
             summary = record.summaries.get(site)
@@ -107,13 +108,12 @@ class _Promise(NamedTuple):
 
 def _promises(case: Case) -> list[_Promise]:
     """Those of the steps where rounding leaves them a meaning."""
-    unit = float(np.finfo(case.spec.dtype).eps)
     return [
         _Promise(r.step, r.lr, r.actual / r.predicted)
         for r in case.clean
         if r.predicted is not None
         and r.actual is not None
-        and abs(r.predicted) > 100.0 * unit * abs(r.loss)
+        and abs(r.predicted) > 100.0 * case.unit * abs(r.loss)
     ]
 
 
