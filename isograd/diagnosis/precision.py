@@ -10,7 +10,8 @@ from isograd.nn.model import Model, Part
 from isograd.telemetry.records import Kind, Site
 from isograd.telemetry.summary import Summary
 from isograd.theory.formats import join
-from isograd.theory.precision import PrecisionPlan, Role, Tensor, plan
+from isograd.theory.precision import PrecisionPlan, plan
+from isograd.theory.tensors import Role, Tensor
 from isograd.theory.updates import AdamEpsilon, adam_epsilon
 
 _ROLES: dict[Role, tuple[Kind, ...]] = {
@@ -29,6 +30,7 @@ def precision_plan(
     model: Model,
     *,
     formats: Sequence[NumberFormat | str] = tuple(FORMATS),
+    margin: int = 0,
 ) -> PrecisionPlan:
     """For every tensor of a step the cheapest format that is safe, why, and the loss scale.
 
@@ -36,11 +38,14 @@ def precision_plan(
         summaries: of all sites of a measured step, or merged over several.
         model: the network.
         formats: that may be taken.
+        margin: bits of headroom that the loss scale is to leave at least, for the gradients of
+            steps that were not measured.
 
     Raises:
         IsogradError: if a format is not known.
+        TheoryError: if there is no format to choose from, or the margin is negative.
     """
-    return plan(tensors(summaries, model), formats=formats)
+    return plan(tensors(summaries, model), formats=formats, margin=margin)
 
 
 def tensors(summaries: Mapping[Site, Summary], model: Model) -> Iterator[Tensor]:

@@ -28,6 +28,14 @@ from isograd.theory.formats import (
     sizes,
 )
 from isograd.theory.forward_error import DenseLayer, LayerBound, forward_error
+from isograd.theory.jacobian import (
+    Bounded,
+    Jacobian,
+    JacobianSpectrum,
+    linearise,
+    singular_values,
+    spectrum,
+)
 from isograd.theory.lyapunov import Lyapunov, gaussian_exponents, lyapunov
 from isograd.theory.mean_field import (
     MeanField,
@@ -47,7 +55,7 @@ from isograd.theory.moments import (
     std_gain,
 )
 from isograd.theory.pairs import expectation2
-from isograd.theory.precision import PrecisionPlan, Tensor
+from isograd.theory.precision import PrecisionPlan
 from isograd.theory.precision import plan as precision_plan
 from isograd.theory.quadrature import (
     Phi,
@@ -82,6 +90,7 @@ from isograd.theory.spectra import (
     equal_layers,
     predicted_spectrum,
 )
+from isograd.theory.tensors import ShareRow, Tensor, share_table
 from isograd.theory.updates import (
     AdamEpsilon,
     UpdatesLost,
@@ -93,12 +102,15 @@ from isograd.theory.updates import (
 __all__ = [
     "CONVENTIONS",
     "AdamEpsilon",
+    "Bounded",
     "Convention",
     "Critical",
     "DenseLayer",
     "FixedPoint",
     "FixedPoints",
     "Flops",
+    "Jacobian",
+    "JacobianSpectrum",
     "LayerBound",
     "Limits",
     "LossScale",
@@ -112,6 +124,7 @@ __all__ = [
     "PrecisionPlan",
     "PredictedSpectrum",
     "RandomLayer",
+    "ShareRow",
     "Shares",
     "Sharpness",
     "SiteError",
@@ -144,6 +157,7 @@ __all__ = [
     "length_map",
     "limit_q",
     "limits",
+    "linearise",
     "log_norm",
     "log_norm_spread",
     "log_ratio",
@@ -162,11 +176,14 @@ __all__ = [
     "rounded_away",
     "safe_learning_rate",
     "shadow",
+    "share_table",
     "shares",
     "sharpness",
+    "singular_values",
     "sizes",
     "softmax_condition",
     "softmax_jacobian_norm",
+    "spectrum",
     "stability_limit",
     "stable_correlation",
     "std_gain",

@@ -23,27 +23,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, get_args
 
 from isograd.engine.number_formats import FORMATS, NumberFormat
 from isograd.errors import TheoryError
-from isograd.theory.formats import (
-    Histogram,
-    LossScale,
-    Magnitudes,
-    Shares,
-    as_format,
-    limits,
-    loss_scale,
-    shares,
-)
+from isograd.theory.formats import LossScale, Shares, as_format, loss_scale
 from isograd.theory.rounding import expected_growth, gamma
-from isograd.theory.updates import updates_lost
-
-Role = Literal["weight", "activation", "error", "gradient", "update"]
-"""What a tensor is: "error" is an error signal ∂L/∂z, "gradient" that of a parameter, "update" what
-is added to one."""
-ROLES: tuple[Role, ...] = get_args(Role)
+from isograd.theory.tensors import ROLES, SCALED, Role, Tensor, below_range
 
 HARMFUL = 0.05
 """The share of values lost at which harm was reported."""
@@ -55,78 +40,6 @@ FRACTION_BITS: dict[Role, int] = {
     "update": 0,
 }
 """The bits of fraction that a role needs; of an update the share rounded away decides."""
-SCALED = ("error", "gradient")
-"""The roles that the loss scale multiplies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """What was measured of a tensor.
-
-    Attributes:
-        layer: of the network.
-        name: as in "dW/3".
-        role: what it is.
-        histogram: of the binary exponents of its finite values other than zero.
-        max_abs: the largest finite magnitude.
-        zeros: how many values are zero.
-        count: how many values there are, finite or not; 0 where all are finite.
-        fan_in: how many products are summed up for a value; 1 for none.
-        roundings: how many times values were rounded on the way from the input; 0 leaves that out.
-        weights: of an update: what it is added to.
-    """
-
-    layer: int
-    name: str
-    role: Role
-    histogram: Histogram
-    max_abs: float
-    zeros: int = 0
-    count: int = 0
-    fan_in: int = 1
-    roundings: int = 0
-    weights: Magnitudes | None = None
-
-    def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise TheoryError(
-                "a tensor's role must be one of " + ", ".join(ROLES),
-                came=repr(self.role),
-                where=self.name,
-            )
-        if (self.weights is None) == (self.role == "update"):
-            raise TheoryError(
-                "an update, and nothing else, must come with the weights it is added to",
-                came=f"a tensor of role {self.role}",
-                where=self.name,
-            )
-
-    @property
-    def nonfinite(self) -> int:
-        """How many values are infinite or NaN already."""
-        return max(0, self.count - self.zeros - sum(self.histogram.counts))
-
-    @property
-    def all_zero(self) -> bool:
-        """Whether there is nothing to keep: no value but zeros, in the format that was measured."""
-        return not sum(self.histogram.counts) and not self.nonfinite
-
-    @property
-    def kept(self) -> Magnitudes:
-        """What a format would keep: the values, or the weights that take the update."""
-        return self if self.weights is None else self.weights
-
-    def shares(self, form: NumberFormat | str, *, scale: int = 0) -> Shares:
-        """What becomes of what is kept, multiplied by 2^scale, in a format."""
-        x = self.kept
-        return shares(x.histogram, form, scale=scale, max_abs=x.max_abs, zeros=x.zeros)
-
-    def updates_lost(self, form: NumberFormat | str) -> float:
-        """The share of the updates that weights in a format would not take; 0 of other roles."""
-        w = self.weights
-        if w is None:
-            return 0.0
-        return updates_lost(w.histogram, self.histogram, form, zeros=w.zeros).share
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +150,10 @@ class PrecisionPlan:
 
 
 def plan(
-    tensors: Iterable[Tensor], *, formats: Sequence[NumberFormat | str] = tuple(FORMATS)
+    tensors: Iterable[Tensor],
+    *,
+    formats: Sequence[NumberFormat | str] = tuple(FORMATS),
+    margin: int = 0,
 ) -> PrecisionPlan:
     """For each tensor the cheapest of some formats that is safe, why, and the loss scale.
 
@@ -248,10 +164,11 @@ def plan(
     Args:
         tensors: of one step or of several.
         formats: that may be taken.
+        margin: bits of headroom that the loss scale is to leave at least.
 
     Raises:
         IsogradError: if a format is not known.
-        TheoryError: if there is no format to choose from.
+        TheoryError: if there is no format to choose from, or the margin is negative.
 
     Example:
         >>> from isograd.theory.formats import sizes
@@ -273,7 +190,7 @@ def plan(
     against = [""] * len(chosen)
     for form in sorted(known, key=lambda f: f.max):
         # A format that nothing backward takes must not limit the loss scale.
-        scale = loss_scale(backward, form)
+        scale = loss_scale(backward, form, margin=margin)
         allowed = [f for f in known if f.max >= form.max]
         choices = tuple(
             _choose(t, allowed, scale.log2, before) if t.role in SCALED else _choose(t, known, 0)
@@ -347,31 +264,6 @@ def _judge(tensor: Tensor, form: NumberFormat, scale: int) -> tuple[str, str, Sh
     return fault, praise, held
 
 
-def below_range(histogram: Histogram, form: NumberFormat | str, *, scale: int = 0) -> float:
-    """The error of rounding what lies below the smallest normal number, over the values' size.
-
-    Both as root mean squares: a flushed value errs by itself, a subnormal one by a uniform part of
-    the spacing s, s²/12 on average; magnitudes are uniform within a bin, of mean square 7/3 · 4^e.
-
-    Args:
-        histogram: of the exponents of the finite values other than zero.
-        form: the format.
-        scale: log₂ of a factor that the values are multiplied by first.
-    """
-    f = as_format(form)
-    zero = limits(f).zero_log2
-    top = histogram.first + scale + len(histogram.counts) - 1
-    error = total = 0.0
-    for e, n in enumerate(histogram.counts, histogram.first + scale):
-        square = n * 7.0 / 3.0 * 4.0 ** max(e - top, -500)
-        total += square
-        if e < zero:
-            error += square
-        elif e < f.min_exponent:
-            error += n / 12.0 * 4.0 ** max(zero + 1 - top, -500)
-    return math.sqrt(error / total) if total else 0.0
-
-
 def _accumulate(tensor: Tensor, form: NumberFormat) -> NumberFormat | None:
     if tensor.fan_in <= 1:
         return None
@@ -393,16 +285,4 @@ def _percent(share: float) -> str:
     return "over 99.9 %" if share > 0.999 else f"{100 * share:.3g} %"
 
 
-__all__ = [
-    "FRACTION_BITS",
-    "HARMFUL",
-    "ROLES",
-    "SCALED",
-    "Choice",
-    "Group",
-    "PrecisionPlan",
-    "Role",
-    "Tensor",
-    "below_range",
-    "plan",
-]
+__all__ = ["FRACTION_BITS", "HARMFUL", "Choice", "Group", "PrecisionPlan", "plan"]
