@@ -20,7 +20,8 @@ class Series:
 
     Attributes:
         mark, style: how it is drawn.
-        values: log₁₀, by layer from 1 on; NaN draws nothing.
+        values: log₁₀, by layer from 1 on; NaN draws nothing. Without any the marks stand for the
+            middles of what is expected.
         expected: log₁₀ of the lower end, the middle and the upper end, by layer; it may be shorter.
     """
 
@@ -77,9 +78,10 @@ def chart(
                 a, middle, b = map(at, s.expected[n - 1])
                 for i in range(a, b + 1):
                     line[i] = ("─", s.style)
-                line[middle] = ("┼" if b > a else "│", s.style)
                 if b > a:
                     line[a], line[b] = ("├", s.style), ("┤", s.style)
+                centre = s.mark if not s.values else "┼" if a < middle < b else line[middle][0]
+                line[middle] = ("│" if a == b and s.values else centre, s.style)
         for s in series:
             if n <= len(s.values) and math.isfinite(s.values[n - 1]):
                 i = at(s.values[n - 1])

@@ -11,12 +11,13 @@ from rich.text import Text
 
 from isograd.diagnosis.check import Check
 from isograd.diagnosis.findings import Band
+from isograd.diagnosis.step_size import StepSize
 from isograd.report.chart import Series, chart, decades, log10
 from isograd.theory.precision import PrecisionPlan
 
 TITLES = {"will train": "WILL TRAIN", "will not": "WILL NOT TRAIN", "unknown": "UNKNOWN"}
 _COLOURS = {"will train": "green", "will not": "red", "unknown": "yellow"}
-_STATES = {
+STATES = {
     "bad": ("✘", "red"),
     "doubt": ("?", "yellow"),
     "note": ("!", "cyan"),
@@ -31,14 +32,7 @@ REACH = 2.0
 def show_check(console: Console, check: Check, *, title: str) -> None:
     """Verdict, chart, items, cost and precision plan."""
     console.print(Text(title, style="bold"))
-    m, model = check.measured, check.model
-    data = f"one batch of {_count(m.rows)} rows" if m else "no data: theory alone"
-    console.print(
-        Text(
-            f"{_count(model.depth)} layers, {_count(model.parameter_count)} parameters; {data}; "
-            f"{_count(check.flops.total)} flops a row and step\n"
-        )
-    )
+    console.print(Text(head(check) + "\n"))
     style = f"bold {_COLOURS[check.verdict]}"
     console.print(Text.assemble((TITLES[check.verdict], style), f": {check.reason}"))
     for assumption in check.assumptions:
@@ -52,7 +46,30 @@ def show_check(console: Console, check: Check, *, title: str) -> None:
         console.print(_plan(check.precision))
 
 
-def _count(n: int) -> str:
+def head(check: Check) -> str:
+    """What was checked, in numbers."""
+    m, model = check.measured, check.model
+    layers = f"{count(model.depth)} layer{'s' * (model.depth != 1)}"
+    data = f"one batch of {count(m.rows)} rows" if m else "no data"
+    return (
+        f"{layers}, {count(model.parameter_count)} parameters, {count(check.flops.total)} flops "
+        f"a row; {data}"
+    )
+
+
+def range_of(s: StepSize) -> str:
+    """Learning rates in a sentence."""
+    if s.skipped:
+        return f"No range: {s.skipped}."
+    low, high = (f"{x:.2g}" if x is not None else "any" for x in (s.low, s.high))
+    return (
+        f"From {low}, at which the loss falls by a factor e over the run if it goes on as at "
+        f"first, to {high}, the largest that is stable at the sharpness of {s.preconditioned:.3g} "
+        f"that the network starts with. The spec has {s.lr:.3g}."
+    )
+
+
+def count(n: int) -> str:
     """1 234, with narrow spaces that do not break."""
     return f"{n:,}".replace(",", "\u202f")
 
@@ -77,8 +94,11 @@ def _chart(check: Check, width: int) -> RenderableType:
     def expected(bars: list[tuple[float, float, float]]) -> list[str]:
         return [decades(middle) for _, middle, _ in bars] + [""] * (depth - len(bars))
 
-    columns = [("signal", texts(signal)), ("theory", expected(bands[0]))]
-    columns += [("δ/δᴸ", texts(delta)), ("theory", expected(bands[1]))]
+    if signal:
+        columns = [("signal", texts(signal)), ("theory", expected(bands[0]))]
+        columns += [("δ/δᴸ", texts(delta)), ("theory", expected(bands[1]))]
+    else:
+        columns = [("signal", expected(bands[0])), ("δ/δᴸ", expected(bands[1]))]
     columns = [c for c in columns if any(c[1])]
     series = (
         Series("○", "cyan", signal, bands[0]),
@@ -89,11 +109,11 @@ def _chart(check: Check, width: int) -> RenderableType:
         ("○", "cyan"),
         " signal (spread of z over the batch)  ",
         ("●", "magenta"),
-        " error signal ‖δ‖/‖δᴸ‖" if signal else "",
-        "\n" if signal else "",
-        ("├┼┤", "dim") if layers else "",
-        " theory, with 95 % of the draws of the weights" if layers else "",
+        " error signal ‖δ‖/‖δᴸ‖",
     )
+    if layers:
+        legend.append("\n├┼┤", "dim")
+        legend.append(" theory, with the spread of 95 % of draws of the weights")
     return Group(legend, chart(depth, series, columns, width=width))
 
 
@@ -109,9 +129,9 @@ def _items(check: Check) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column()
-    order = list(_STATES)
+    order = list(STATES)
     for item in sorted(check.items, key=lambda item: order.index(item.state)):
-        mark, colour = _STATES[item.state]
+        mark, colour = STATES[item.state]
         text = Text(item.came)
         if item.state in ("bad", "doubt"):
             text.append(f"\nmust hold: {item.must} ({item.source})", "dim")

@@ -11,6 +11,7 @@ import msgspec
 
 from isograd._version import __version__
 from isograd.diagnosis import Diagnosis
+from isograd.diagnosis.check import Check
 from isograd.remedy import Arm, Effect
 from isograd.report.doctor import Report
 from isograd.training.folder import StoredRun
@@ -66,6 +67,39 @@ def report(r: Report) -> dict[str, Any]:
             "interrupted": p.interrupted,
         }
     return out
+
+
+def check(c: Check) -> dict[str, Any]:
+    """Fields of `isograd check --json`."""
+    m, plan = c.measured, c.precision
+    return {
+        "verdict": c.verdict,
+        "reason": c.reason,
+        "items": [dataclasses.asdict(item) for item in c.items],
+        "layers": c.model.depth,
+        "parameters": c.model.parameter_count,
+        "flops": {"forward": c.flops.forward, "backward": c.flops.backward},
+        "measured": {
+            "rows": m.rows,
+            "lr": m.lr,
+            "loss": m.loss,
+            "loss_after": m.after,
+            "profile": dataclasses.asdict(m.profile),
+        }
+        if m
+        else None,
+        "expectation": dataclasses.asdict(c.expected),
+        "step_size": dataclasses.asdict(c.step_size) if c.step_size else None,
+        "precision": {
+            "groups": [
+                {**dataclasses.asdict(g), "form": g.form.name, "text": str(g)} for g in plan.groups
+            ],
+            "loss_scale_log2": plan.loss_scale.log2 if plan.loss_scale else None,
+        }
+        if plan
+        else None,
+        "assumptions": c.assumptions,
+    }
 
 
 def timing(p: Profile | None) -> dict[str, Any] | None:

@@ -150,6 +150,6 @@ def covered(look: Look) -> Item | None:
     must, source = "theory covers every layer", "docs/theory.md"
     if reach == look.model.depth:
         return Item("theory", "ok", None, math.nan, "covers every layer", must, source)
-    came = f"covers {reach} of {look.model.depth} layers: {e.reason}"
+    came = f"theory covers {reach} of {look.model.depth} layers: {e.reason}"
     state: State = "note" if look.measured is not None else "doubt"
     return Item("theory", state, reach + 1, math.nan, came, must, source)
