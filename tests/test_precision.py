@@ -29,7 +29,7 @@ from isograd.nn.spec import (
 from isograd.optim import rules
 from isograd.telemetry.records import Site
 from isograd.telemetry.summary import Summary
-from isograd.theory.formats import sizes
+from isograd.theory.magnitudes import sizes
 from isograd.theory.precision import FRACTION_BITS, HARMFUL, PrecisionPlan, plan
 from isograd.theory.tensors import Tensor, below_range, share_table
 from isograd.theory.updates import rounded_away

@@ -14,7 +14,8 @@ from isograd.engine.number_formats import FORMATS, NumberFormat, rounded
 from isograd.errors import IsogradError, TheoryError
 from isograd.telemetry.summary import Summary
 from isograd.theory import formats
-from isograd.theory.formats import Counts, Sizes, layers_until_zero, limits, loss_scale, sizes
+from isograd.theory.formats import layers_until_zero, limits, loss_scale
+from isograd.theory.magnitudes import Counts, Sizes, sizes
 
 DTYPES = {
     "fp16": np.float16,

@@ -14,7 +14,7 @@ from theory_table import FACTS
 from isograd.engine.number_formats import FORMATS, rounded
 from isograd.errors import IsogradError, ShapeError, TheoryError
 from isograd.telemetry.summary import Summary
-from isograd.theory.formats import Counts, sizes
+from isograd.theory.magnitudes import Counts, sizes
 from isograd.theory.updates import adam_epsilon, rounded_away, updates_lost
 
 N = 60_000

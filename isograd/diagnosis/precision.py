@@ -9,7 +9,7 @@ from isograd.engine.number_formats import FORMATS, NumberFormat
 from isograd.nn.model import Model, Part
 from isograd.telemetry.records import Kind, Site
 from isograd.telemetry.summary import Summary
-from isograd.theory.formats import join
+from isograd.theory.magnitudes import join
 from isograd.theory.precision import PrecisionPlan, plan
 from isograd.theory.tensors import Role, Tensor
 from isograd.theory.updates import AdamEpsilon, adam_epsilon

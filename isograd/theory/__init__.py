@@ -25,7 +25,6 @@ from isograd.theory.formats import (
     limits,
     loss_scale,
     shares,
-    sizes,
 )
 from isograd.theory.forward_error import DenseLayer, LayerBound, forward_error
 from isograd.theory.jacobian import (
@@ -37,6 +36,7 @@ from isograd.theory.jacobian import (
     spectrum,
 )
 from isograd.theory.lyapunov import Lyapunov, gaussian_exponents, lyapunov
+from isograd.theory.magnitudes import sizes
 from isograd.theory.mean_field import (
     MeanField,
     correlation_map,

@@ -10,45 +10,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import ArrayLike
 
 from isograd.engine.number_formats import NumberFormat, number_format
 from isograd.errors import TheoryError
-
-
-class Histogram(Protocol):
-    """How often binary exponents e occur, where 2^e ≤ |x| < 2^(e+1)."""
-
-    @property
-    def first(self) -> int:
-        """The exponent of the first bin."""
-
-    @property
-    def counts(self) -> Sequence[int]:
-        """Of the exponents first, first + 1, …"""
-
-
-class Magnitudes(Protocol):
-    """What is known of the sizes of an array's values."""
-
-    @property
-    def histogram(self) -> Histogram:
-        """Of the finite values other than zero."""
-
-    @property
-    def max_abs(self) -> float:
-        """The largest finite magnitude."""
-
-    @property
-    def zeros(self) -> int:
-        """How many values are zero."""
+from isograd.theory.magnitudes import Histogram, Magnitudes, join
 
 
 def as_format(form: NumberFormat | str) -> NumberFormat:
@@ -336,67 +304,13 @@ def _underflow(s: Shares) -> tuple[float, float]:
     return s.flushed, s.subnormal
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """A histogram of binary exponents, as a value."""
-
-    first: int
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Magnitudes of values, as a value."""
-
-    histogram: Counts
-    max_abs: float
-    zeros: int = 0
-
-
-def sizes(x: ArrayLike) -> Sizes:
-    """The magnitudes of an array's finite values.
-
-    Args:
-        x: any shape; taken as float64.
-    """
-    values = np.abs(np.asarray(x, np.float64).ravel())
-    values = values[np.isfinite(values)]
-    exponents = np.frexp(values[values > 0])[1] - 1
-    zeros = int(values.size - exponents.size)
-    if not exponents.size:
-        return Sizes(Counts(0, ()), 0.0, zeros)
-    first = int(exponents.min())
-    return Sizes(
-        Counts(first, tuple(np.bincount(exponents - first).tolist())), float(values.max()), zeros
-    )
-
-
-def join(tensors: Iterable[Magnitudes]) -> Sizes:
-    """The magnitudes of the values of several arrays together."""
-    counts: Counter[int] = Counter()
-    largest, zeros = 0.0, 0
-    for t in tensors:
-        counts.update(dict(enumerate(t.histogram.counts, t.histogram.first)))
-        largest, zeros = max(largest, t.max_abs), zeros + t.zeros
-    if not counts:
-        return Sizes(Counts(0, ()), largest, zeros)
-    first, last = min(counts), max(counts)
-    return Sizes(Counts(first, tuple(counts[e] for e in range(first, last + 1))), largest, zeros)
-
-
 __all__ = [
-    "Counts",
-    "Histogram",
     "Limits",
     "LossScale",
-    "Magnitudes",
     "Shares",
-    "Sizes",
     "as_format",
-    "join",
     "layers_until_zero",
     "limits",
     "loss_scale",
     "shares",
-    "sizes",
 ]

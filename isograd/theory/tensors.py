@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, get_args
 
 from isograd.engine.number_formats import FORMATS, NumberFormat
 from isograd.errors import TheoryError
-from isograd.theory.formats import Histogram, Magnitudes, Shares, as_format, limits, shares
+from isograd.theory.formats import Shares, as_format, limits, shares
+from isograd.theory.magnitudes import Histogram, Magnitudes
 from isograd.theory.updates import updates_lost
 
 Role = Literal["weight", "activation", "error", "gradient", "update"]

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from isograd.engine.number_formats import NumberFormat, rounded
 from isograd.errors import ShapeError, TheoryError
-from isograd.theory.formats import Histogram, as_format, limits
+from isograd.theory.formats import as_format, limits
+from isograd.theory.magnitudes import Histogram
 
 
 @dataclass(frozen=True, slots=True)
