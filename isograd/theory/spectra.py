@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from isograd.errors import TheoryError
+from isograd.theory.activation import PhiLike, phi_of
 from isograd.theory.quadrature import Array, Phi, check_variance
 from isograd.theory.slopes import LINEAR, SlopeLaw, slope_law
 
@@ -123,12 +124,12 @@ class PredictedSpectrum:
 
 
 def equal_layers(
-    phi: Phi | None, q: float, sw2: float, depth: int, weights: Weights = "gaussian"
+    phi: PhiLike | None, q: float, sw2: float, depth: int, weights: Weights = "gaussian"
 ) -> tuple[RandomLayer, ...]:
     """L equal square layers: a deep network whose pre-activations have settled at variance q."""
     if depth < 1:
         raise TheoryError("a product must have at least 1 layer", came=repr(depth))
-    return (RandomLayer(sw2, weights, phi, q),) * depth
+    return (RandomLayer(sw2, weights, None if phi is None else phi_of(phi), q),) * depth
 
 
 def predicted_spectrum(layers: Sequence[RandomLayer]) -> PredictedSpectrum:
