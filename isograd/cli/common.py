@@ -55,6 +55,17 @@ Threads = Annotated[
 ]
 
 
+def _not_zero(jobs: int) -> int:
+    if jobs == 0:
+        raise typer.BadParameter("give a number of processes, or -1 for one per core")
+    return jobs
+
+
+Jobs = Annotated[
+    int, typer.Option("--jobs", callback=_not_zero, help="Processes; -1 takes one per core.")
+]
+
+
 def reseeded(spec: Any, text: str, seed: int) -> tuple[Any, str]:
     """A spec and its text with another seed."""
     from isograd.nn.toml import patch

@@ -15,6 +15,7 @@ from isograd.cli.common import (
     SICK,
     Backend,
     DataFolder,
+    Jobs,
     Json,
     Seed,
     Threads,
@@ -26,12 +27,6 @@ from isograd.cli.common import (
 from isograd.errors import RunError
 
 
-def _not_zero(jobs: int) -> int:
-    if jobs == 0:
-        raise typer.BadParameter("give a number of processes, or -1 for one per core")
-    return jobs
-
-
 def doctor(
     target: Annotated[
         Path, typer.Argument(metavar="SPEC|RUN", help="A TOML file, or the folder of a run.")
@@ -39,9 +34,7 @@ def doctor(
     json: Json = False,
     seed: Seed = None,
     seeds: Annotated[int, typer.Option(min=3, help="Runs per arm of the trials.")] = 3,
-    jobs: Annotated[
-        int, typer.Option(callback=_not_zero, help="Processes; -1 takes one per core.")
-    ] = -1,
+    jobs: Jobs = -1,
     trials: Annotated[bool, typer.Option(help="Try cures on a sick network.")] = True,
     out: Annotated[
         Path | None,

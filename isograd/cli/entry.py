@@ -16,6 +16,7 @@ from isograd.cli.check import check
 from isograd.cli.common import UNREAD, UNUSABLE, complain
 from isograd.cli.doctor import doctor
 from isograd.cli.init import init
+from isograd.cli.map import map
 from isograd.cli.runs import runs, show
 from isograd.cli.trained import export, predict
 from isograd.cli.training import resume, train
@@ -53,6 +54,11 @@ _COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
     runs: (
         "isograd runs",
         "isograd runs elsewhere --json",
+    ),
+    map: (
+        "isograd map spec.toml",
+        "isograd map spec.toml --x sigma_w=1:4:12 --y depth=4:100:13 --steps 200",
+        "isograd map spec.toml --x optimiser.lr=1e-4:1:9:log --y training.batch_size=16,64,256",
     ),
     predict: (
         "isograd predict runs/spec-001 new.csv > predictions.csv",
