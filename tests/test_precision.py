@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -95,13 +96,11 @@ NETWORKS = {
         1e-4,
     ),
 }
-MEASURED: dict[str, tuple] = {}
 
 
+@cache
 def of(case: str):
-    if case not in MEASURED:
-        MEASURED[case] = measured(*NETWORKS[case])
-    return MEASURED[case]
+    return measured(*NETWORKS[case])
 
 
 def faults(t: Tensor, seen: dict[str, np.ndarray], name: str, scale: int) -> dict[str, float]:

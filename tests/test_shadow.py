@@ -266,6 +266,9 @@ def test_first_layers_are_found_from_both_ends() -> None:
     sites = at("z", 0.1, 0.5, 1.5, 0.2) | at("delta", 9.0, 2.0, 0.9, 0.1)
     found = Shadow(FORMATS["fp16"], sites, (1, 2, 3, 4))
     assert (found.forward_from, found.backward_from) == (3, 2)
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["layer", "z", "a", "delta", "dW"]
+    assert lines[3].split() == ["3", "1.5e+00", "9.0e-01"]
 
 
 @settings(max_examples=25, deadline=None)

@@ -60,6 +60,16 @@ class Shadow:
         """
         return next((n for n in reversed(self.layers) if self._worst(BACKWARD, n) >= 1.0), None)
 
+    def __str__(self) -> str:
+        """A line for each layer: the rms errors of z, a, δ and dW, over the signal."""
+        kinds = ("z", "a", "delta", "dW")
+        lines = ["layer" + "".join(f"{kind:>9}" for kind in kinds)]
+        for layer in self.layers:
+            errors = (self.error(kind, layer) for kind in kinds)
+            cells = ("" if math.isnan(e) else f"{e:.1e}" for e in errors)
+            lines.append(f"{layer:>5}" + "".join(f"{cell:>9}" for cell in cells))
+        return "\n".join(lines)
+
     def _worst(self, kinds: frozenset[str], layer: int) -> float:
         errors = (self.error(kind, layer) for kind in kinds)
         return max((e for e in errors if not math.isnan(e)), default=0.0)

@@ -171,7 +171,7 @@ def plan(
         TheoryError: if there is no format to choose from, or the margin is negative.
 
     Example:
-        >>> from isograd.theory.formats import sizes
+        >>> from isograd.theory.magnitudes import sizes
         >>> import numpy as np
         >>> rng = np.random.default_rng(0)
         >>> s = sizes(1e-6 * rng.standard_normal(1000))
