@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from isograd.diagnosis import Diagnosis, Expectation, Finding
+from isograd.diagnosis import Diagnosis, Expectation, Finding, StepSize
+from isograd.diagnosis.step_size import step_size_at_start
 from isograd.nn import (
     SGD,
     Activation,
@@ -302,6 +304,80 @@ def test_each_finding_brings_up_its_remedies(names: tuple[str, ...], want: set[s
     assert all(len(e) == 1 or e == {"activation", "initialisation"} for e in edits)
     rates = {c.spec.optimiser.lr for c in got if isinstance(c.spec.optimiser, SGD)} - {0.05}
     assert rates == ({0.005} if "clipping" in want else {0.5})
+
+
+def sizes(rate: float, high: float) -> StepSize:
+    """Learning rates as if the sharpness had given them."""
+    return StepSize("sgd", 0.05, "inside", 1e-3, high, rate, 8.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "want"),
+    [
+        (("learning rate too high",), sizes(0.0123, 0.0246), "lr 0.012"),
+        (("vanishing gradient",), sizes(0.19234, 0.38468), "lr 0.19"),
+        # The sharpness knows of no limit, was not computed, contradicts the findings, or is at one
+        # with the learning rate at hand.
+        (("learning rate too high",), StepSize("sgd", 0.05, sharpness=-1.0), "lr ÷ 10"),
+        (("vanishing gradient",), None, "lr × 10"),
+        (("learning rate too high",), sizes(0.2, 0.4), "lr ÷ 10"),
+        (("learning rate too low",), sizes(0.01, 0.02), "lr × 10"),
+        (("learning rate too low",), sizes(0.06, 0.12), "lr × 10"),
+    ],
+)
+def test_the_learning_rate_comes_from_the_sharpness(
+    names: tuple[str, ...], known: StepSize | None, want: str
+) -> None:
+    got = candidates(DEEP, found(*names), N_IN, known)
+    (rate,) = [c for c in got if changed(DEEP, c.spec) == {"learning rate"}]
+    assert (rate.name, rate.size) == (want, 1)
+    if known is not None and want[3] == "0":
+        assert rate.spec.optimiser.lr == float(want.removeprefix("lr "))
+        assert "sharpness 8" in rate.why
+        assert f"{known.high:.2g}" in rate.why
+
+
+def test_the_doctor_takes_the_sharpness_at_the_start(split: Split) -> None:
+    """Far above the stable rate, what it gives is below; against the Hessian of least squares."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((64, N_IN))
+    data = from_arrays(x, x[:, :1], loss_kind="half_squared_error", dtype="float64")
+    network = Network((Dense(1),), loss=HalfSquaredError())
+    spec = Spec(Data("arrays"), network, GradientDescent(20.0), dtype="float64")
+    known = step_size_at_start(spec, data)
+    wide = np.column_stack([data.X_train[:64], np.ones(len(data.X_train[:64]))])
+    top = np.linalg.eigvalsh(wide.T @ wide / len(wide))[-1]
+    got = candidates(spec, found("learning rate too high"), N_IN, known)
+    (rate,) = [c for c in got if changed(spec, c.spec) == {"learning rate"}]
+    assert rate.spec.optimiser.lr == pytest.approx(1 / top, rel=0.06)  # two digits
+
+
+def test_critical_initialisers_say_what_they_change() -> None:
+    """σ_w², σ_b² and χ₁ before and after: Xavier is σ_w² = 1; χ₁ from the diagnosis."""
+    tanh = spec_of(Repeat(6, (Dense(8), TANH)), optimiser=SGD(0.05))
+    diagnosis = found("vanishing gradient")
+    diagnosis = dataclasses.replace(
+        diagnosis, expectation=dataclasses.replace(diagnosis.expectation, chi1=0.46)
+    )
+    got = {c.name: c for c in candidates(tanh, diagnosis, N_IN)}
+    # E tanh′² = 0.46440, E tanh² = 0.39429 (reference facts A1): 1/0.4644, 1 − 0.39429/0.4644.
+    change = "χ₁ 0.46 → 1, σ_w² 1 → 2.15, σ_b² 0 → 0.151"
+    assert change in got["critical init"].why
+    assert got["critical init"].spec.network.init == Critical()
+    assert change in got["critical orthogonal init"].why
+    assert got["critical orthogonal init"].spec.network.init == Critical(distribution="orthogonal")
+    assert got["critical orthogonal init"].size == 1
+    unknown = {c.name: c for c in candidates(tanh, found("vanishing gradient"), N_IN)}
+    assert "χ₁ → 1" in unknown["critical init"].why
+
+
+def test_orthogonal_weights_are_offered_where_they_help() -> None:
+    """Not for a ReLU, whose slopes alone have the variance of the Gaussian part (L against L)."""
+    for activation, want in (("tanh", True), ("scaled_sigmoid", True), ("relu", False)):
+        spec = spec_of(Repeat(6, (Dense(8), Activation(activation))))
+        names = {c.name for c in candidates(spec, found("vanishing gradient"), N_IN)}
+        assert "critical init" in names
+        assert ("critical orthogonal init" in names) is want
 
 
 def test_minor_findings_count_too() -> None:

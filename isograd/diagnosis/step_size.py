@@ -30,6 +30,8 @@ from isograd.nn.spec import (
 )
 from isograd.optim.rules import optimiser
 from isograd.theory.sharpness import Method, safe_learning_rate, sharpness, steady_gain
+from isograd.training.data import Split
+from isograd.training.start import prepare
 from isograd.training.step import Layout
 
 Vector = NDArray[np.float64]
@@ -44,6 +46,9 @@ MIN_PRODUCTS = 5
 SECONDS = 2.0
 """Nominal time for the products of a spectrum: how many are taken follows from the sizes alone, so
 that it is the same on every machine."""
+
+FEWEST_ROWS = 64
+"""The sharpness of a smaller batch is more that of its rows than that of the network."""
 
 TOLERANCE = 0.02
 """Relative, of the residual; the error of the sharpness is of the order of its square."""
@@ -159,6 +164,22 @@ def step_size(
     )
 
 
+def step_size_at_start(spec: Spec, split: Split) -> StepSize:
+    """Likewise for a network as it is initialised, on its first rows; a batch of 64 at least.
+
+    Args:
+        spec: the network and its training.
+        split: its data.
+    """
+    start = prepare(spec, split)
+    rows = slice(max(FEWEST_ROWS, start.batch_size))
+    return step_size(
+        *(spec, start.model, start.params, split.X_train[rows], split.y_train[rows]),
+        rng=np.random.default_rng(spec.seed),
+        steps=start.steps,
+    )
+
+
 def _seconds(model: Model, rows: int) -> float:
     """Nominal time of a product: 2 ms a weight layer, and 12 operations per weight and row."""
     return 2e-3 * model.depth + 12.0 * model.parameter_count * rows / 1e10
@@ -271,4 +292,12 @@ class Point:
         return np.asarray(self._product(self.theta, v))
 
 
-__all__ = ["MAX_PRODUCTS", "Point", "StepSize", "divisor", "preconditioner", "step_size"]
+__all__ = [
+    "MAX_PRODUCTS",
+    "Point",
+    "StepSize",
+    "divisor",
+    "preconditioner",
+    "step_size",
+    "step_size_at_start",
+]

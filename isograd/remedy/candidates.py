@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
 
+from isograd import theory
 from isograd.diagnosis.findings import Diagnosis
+from isograd.diagnosis.step_size import StepSize
 from isograd.nn.activations import phi
 from isograd.nn.initialisers import has_critical_point
+from isograd.nn.model import build
 from isograd.nn.places import elementwise
 from isograd.nn.spec import (
     Activation,
@@ -57,17 +61,19 @@ class Candidate:
     size: int
 
 
-def candidates(spec: Spec, diagnosis: Diagnosis, n_in: int) -> tuple[Candidate, ...]:
+def candidates(
+    spec: Spec, diagnosis: Diagnosis, n_in: int, sizes: StepSize | None = None
+) -> tuple[Candidate, ...]:
     """The edits worth a trial for what was found, the smallest first.
 
     Args:
         spec: the sick one.
         diagnosis: of its run.
         n_in: features of the data.
+        sizes: learning rates at its start; None where they are not known.
     """
     found: dict[Spec, Candidate] = {}
-    names = frozenset(f.name for f in diagnosis.findings)
-    for name, why, edited in _edits(spec, names, n_in):
+    for name, why, edited in _edits(spec, diagnosis, n_in, sizes):
         if edited is None or edited == spec:
             continue
         found.setdefault(edited, Candidate(name, why, edited, size(spec, edited)))
@@ -98,27 +104,26 @@ _TOO_LARGE = frozenset(
 )
 
 
-def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, str, Spec | None]]:
-    lr = spec.optimiser.lr
+def _edits(
+    spec: Spec, diagnosis: Diagnosis, n_in: int, sizes: StepSize | None
+) -> Iterator[tuple[str, str, Spec | None]]:
+    names = frozenset(f.name for f in diagnosis.findings)
     layers = _leaves(spec)
     acts = [
         x for x in layers if isinstance(x, Activation) and x.name != "identity" and elementwise(x)
     ]
-    if names & _TOO_LARGE:
-        yield "lr ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
-        if not spec.training.normalise_gradient:
-            clipped = replace(spec.training, clip_norm=1.0)
-            yield "clip_norm 1", "bounds each step", replace(spec, training=clipped)
-    else:
-        yield "lr × 10", "larger steps", _with_lr(spec, lr * 10.0)
+    too_large = bool(names & _TOO_LARGE)
+    yield _rate(spec, too_large, sizes)
+    if too_large and not spec.training.normalise_gradient:
+        clipped = replace(spec.training, clip_norm=1.0)
+        yield "clip_norm 1", "bounds each step", replace(spec, training=clipped)
     if not isinstance(spec.optimiser, Adam | AdamW | GradientDescent):
         adam = replace(spec, optimiser=Adam())
         yield "adam", "steps whose size does not depend on that of the gradient", adam
     if not names & _DEPTH:
         return
     if acts and has_critical_point(phi(acts[0])):
-        why = f"χ₁ = 1 for {acts[0].name}: the error signal keeps its size in the mean"
-        yield "critical init", why, set_init(spec, Critical())
+        yield from _critical(spec, acts[0], diagnosis.expectation.chi1, n_in)
     for init in (He(), Orthogonal()):
         label = f"{type(init).__name__.lower()} init"
         yield label, "keeps the size of the signal where the activation does", set_init(spec, init)
@@ -134,6 +139,52 @@ def _edits(spec: Spec, names: frozenset[str], n_in: int) -> Iterator[tuple[str, 
         yield "layer_norm", "sets the scale anew in every layer", add_layer_norm(spec)
     residual = add_residuals(spec, n_in)
     yield "residual", "a sum in place of the product of Jacobians", residual
+
+
+_OTHER = 1.5
+"""A learning rate is another one from this factor on: a trial at nearly the same tells nothing."""
+
+
+def _rate(spec: Spec, too_large: bool, sizes: StepSize | None) -> tuple[str, str, Spec]:
+    """Another learning rate: from the sharpness where that agrees with the findings, else blind."""
+    lr = spec.optimiser.lr
+    if sizes is not None and sizes.rate is not None and sizes.high is not None:
+        rate = float(f"{sizes.rate:.2g}")
+        if rate * _OTHER < lr if too_large else rate > lr * _OTHER:
+            why = f"stable at the start up to {sizes.high:.2g}: sharpness {sizes.sharpness:.3g}"
+            if sizes.preconditioned != sizes.sharpness:
+                why += f", {sizes.preconditioned:.3g} by the optimiser's own scale"
+            return f"lr {rate:g}", why, _with_lr(spec, rate)
+    if too_large:
+        return "lr ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
+    return "lr × 10", "larger steps", _with_lr(spec, lr * 10.0)
+
+
+def _critical(
+    spec: Spec, act: Activation, chi1: float, n_in: int
+) -> Iterator[tuple[str, str, Spec]]:
+    """Critical initialisers, and what they change in the numbers of theory."""
+    model = build(spec.network, n_in)
+    place = model.weights[min(1, model.depth - 1)]  # of the hidden layers, where there is one
+    before, after = model.scale(place), theory.critical(phi(act))
+    change = f"χ₁ {chi1:.2g} → 1" if math.isfinite(chi1) else "χ₁ → 1"
+    if before is not None:
+        change += f", σ_w² {before.sigma_w2:.3g} → {after.sigma_w2:.3g}"
+        change += f", σ_b² {before.sigma_b2:.3g} → {after.sigma_b2:.3g}"
+    why = f"{change} for {act.name}: the error signal keeps its size in the mean"
+    yield "critical init", why, set_init(spec, Critical())
+    gaussian, orthogonal = (
+        theory.predicted_spectrum(
+            theory.equal_layers(phi(act), after.q, after.sigma_w2, model.depth, weights)
+        ).variance
+        for weights in ("gaussian", "orthogonal")
+    )
+    if orthogonal < 0.5 * gaussian:  # not for a ReLU (Pennington et al. 2017, sec. 3.3)
+        spread = (
+            f"{change}, and squared singular values of variance {gaussian:.3g} → {orthogonal:.3g}"
+        )
+        why = f"{spread}: it keeps its size in most directions"
+        yield "critical orthogonal init", why, set_init(spec, Critical(distribution="orthogonal"))
 
 
 def _leaves(spec: Spec) -> list[Layer]:
