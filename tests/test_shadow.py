@@ -23,6 +23,7 @@ from isograd.nn.spec import (
     BatchNorm,
     Dense,
     Dropout,
+    He,
     Network,
     Residual,
     SoftmaxCrossEntropy,
@@ -40,11 +41,11 @@ DTYPES = {
 }
 
 
-def chain(depth: int, act: str = "tanh", width: int = 16, extra: tuple = ()) -> Network:
+def chain(depth: int, act: str = "tanh", width: int = 16, extra: tuple = (), init=None) -> Network:
     body: list = []
     for _ in range(depth - 1):
         body += [Dense(units=width), *extra, Activation(act)]
-    return Network((*body, Dense(units=4)), init=Xavier(), loss=SoftmaxCrossEntropy())
+    return Network((*body, Dense(units=4)), init=init or Xavier(), loss=SoftmaxCrossEntropy())
 
 
 def case(network: Network, rows: int = 32):
@@ -235,6 +236,21 @@ def test_where_the_error_takes_over() -> None:
         assert s.sites[f"delta/{first}"].size * (2.0**14 if s is scaled else 1.0) < 2.0**-10
     # 2¹⁴ buys seven layers at a factor of a quarter; weights make it a few more or fewer.
     assert scaled.backward_from < half.backward_from - 3
+
+
+@pytest.mark.parametrize(
+    ("form", "depth"), [("bf16", 8), ("bf16", 12), ("bf16", 40), ("fp8_e4m3", 8)]
+)
+def test_units_that_change_sides_make_the_backward_error_of_a_relu(form: str, depth: int) -> None:
+    """A share ε/π of them, where z errs by ε: two Gaussians with an angle ε between them.
+
+    Half of the units pass δ, so the squared error of a layer is 2ε/π of the signal's.
+    """
+    network = chain(depth, "relu", width=64, init=He())
+    found = shadow_step(*case(network, rows=64), form=form, loss_scale=2.0**8)
+    errors = [found.error("z", layer) for layer in range(1, depth)]
+    expected = math.sqrt(sum(2.0 * e / math.pi for e in errors))
+    assert 0.6 < found.error("delta", 1) / expected < 1.6
 
 
 def test_layers_that_a_network_may_have_besides() -> None:
