@@ -68,7 +68,10 @@ def expected(
             LayerExpectation(
                 layer=number,
                 scale=_band(math.log(z.second) + z.log_mean, z.log_var),
-                signal=_band(math.log(spread) if spread else -math.inf, z.log_var),
+                signal=_band(
+                    math.log(spread) + z.spread_log_mean if spread else -math.inf,
+                    z.spread_log_var,
+                ),
                 delta=delta,
             )
         )

@@ -21,11 +21,11 @@ from isograd.theory.quadrature import Array, Phi, scan
 
 _PANEL = math.log(4.0)  # of ln q
 _ORDER = 13  # points of ln q in a panel: 1e-9 for functions analytic in |Im ln q| < π/2
-_ANGLES = (24, 48, 96)  # points of θ, as many as it takes
-_ENOUGH = 1e-8
+_ANGLES = (16, 32, 64)  # points of θ, as many as it takes
+_ENOUGH = 1e-7
 # Below and above, an activation has reached the power laws of its ends.
 _SMOOTH, _KINKED, _LARGE = math.log(1e-9), math.log(1e-13), math.log(1e12)
-_RADIUS, _NODES = 8.5, 10
+_RADIUS, _NODES = 7.5, 10
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Pair:
 
     Attributes:
         spread: ½ E (φ₁ − φ₂)².
+        growth: d ln spread/d ln q at a fixed correlation.
         slope: E φ′₁φ′₂.
         square: E φ₁²φ₂²/(E φ²)².
         slope_square: E φ′₁²φ′₂²/(E φ′²)².
@@ -76,6 +77,7 @@ class Pair:
     """
 
     spread: Array
+    growth: Array
     slope: Array
     square: Array
     slope_square: Array
@@ -118,11 +120,12 @@ def pair(phi: Phi, q: float, spread: Array) -> Pair:
     # itself follows a power law.
     here = single(phi, q)
     return Pair(
-        found[0] * spread * here.slope,
-        found[1] * here.slope,
-        found[2],
-        found[3],
-        found[4],
+        spread=found[0] * spread * here.slope,
+        growth=1.0 + here.slope_growth + found[5] / found[0],
+        slope=found[1] * here.slope,
+        square=found[2],
+        slope_square=found[3],
+        joint=found[4],
     )
 
 
@@ -136,7 +139,7 @@ def _locate(phi: Phi, q: float) -> tuple[_Panel, float, float]:
         )
     log_q = math.log(q)
     if homogeneous(phi):
-        low = high = 0.5 * _PANEL
+        low = high = -0.5 * _PANEL
     else:
         low, high = (_KINKED if phi.kinks else _SMOOTH), _LARGE
     at = min(max(log_q, low), high)
@@ -275,19 +278,19 @@ class _Panel:
 
     @cached_property
     def _surface(self) -> Array:
-        """Coefficients (5, ln q, θ) of the averages over two pre-activations."""
+        """Coefficients (6, ln q, θ): the averages over two pre-activations, and of d/d ln q."""
         for count in _ANGLES:
             points = np.cos(math.pi * (np.arange(count) + 0.5) / count)
             angles = self.width * np.sinh(0.5 * (points + 1.0) * math.asinh(math.pi / self.width))
-            values = np.empty((5, _ORDER, count))
-            for i, q in enumerate(self.q):
-                for j, angle in enumerate(angles):
-                    values[:, i, j] = _two(self.phi, float(q), float(angle))
-            along = _fit(points, values.reshape(-1, count).T).reshape(count, 5, _ORDER)
-            if np.abs(along[-2:]).max() <= _ENOUGH * np.abs(along).max() or count == _ANGLES[-1]:
+            values = np.stack([_two(self.phi, self.q, float(angle)) for angle in angles])
+            along = _fit(points, values.reshape(count, -1)).reshape(count, 5, _ORDER)
+            if np.abs(along[-2:]).max() <= _ENOUGH * np.abs(along).max():
                 break
         both = _fit(self.points, along.transpose(2, 0, 1).reshape(_ORDER, -1))
-        return np.ascontiguousarray(both.reshape(_ORDER, count, 5).transpose(2, 0, 1))
+        both = both.reshape(_ORDER, count, 5)
+        slope = np.zeros((_ORDER, count, 1))
+        slope[:-1] = chebyshev.chebder(both[:, :, :1], axis=0) * (2.0 / _PANEL)
+        return np.ascontiguousarray(np.concatenate([both, slope], axis=2).transpose(2, 0, 1))
 
     def pair(self, x: float, angle: Array) -> Array:
         surface = self._surface
@@ -323,30 +326,33 @@ def _legendre(order: int) -> tuple[Array, Array]:
     return x, w
 
 
-def _two(phi: Phi, q: float, angle: float) -> Array:
-    """The five averages of `Pair`, each relative to its scale, at one variance and angle."""
-    root, c, s = math.sqrt(q), math.cos(angle), math.sin(angle)
-    kinks = np.array(phi.kinks) / root
-    fine = min(1.0, 1.0 / root)
-    outer = np.concatenate([kinks, kinks / c]) if abs(c) > 1e-3 else kinks
-    z1, w1 = _graded(outer, min(fine, s) if len(kinks) else fine)
-    inner = (kinks - c * z1[:, None]) / s
-    z2, w2 = _panels(inner, min(1.0, fine / s))
-    u1 = root * z1[:, None]
-    u2 = root * (c * z1[:, None] + s * z2)
-    f1, d1, f2, d2 = phi.f(u1), phi.df(u1), phi.f(u2), phi.df(u2)
-    weights = w1[:, None] * w2
+def _two(phi: Phi, q: Array, angle: float) -> Array:
+    """The five averages of `Pair`, each relative to its scale, at one angle: (5, len(q)).
 
-    def mean(values: Array) -> float:
-        return float(np.vdot(values, weights))
+    For each u₁ the inner line is cut where u₂ meets a kink, as in `quadrature.expectation2`.
+    """
+    root, c, s = np.sqrt(q)[:, None, None], math.cos(angle), math.sin(angle)
+    scale = 1.0 / float(root.max())
+    centres = np.array([0.0, *phi.kinks]) / root[:, :, 0]
+    fine = min(1.0, scale)
+    outer = np.concatenate([centres, centres[:, 1:] / c], axis=1) if abs(c) > 1e-3 else centres
+    z1, w1 = _nodes(outer, min(fine, s) if phi.kinks else fine)
+    inner = (centres[:, None] - c * z1[..., None]) / s
+    z2, w2 = _nodes(inner, min(1.0, fine / s))
+    u1, u2 = root * z1[..., None], root * (c * z1[..., None] + s * z2)
+    f1, d1, f2, d2 = phi.f(u1), phi.df(u1), phi.f(u2), phi.df(u2)
+    weights = w1[..., None] * w2
+
+    def mean(values: Array) -> Array:
+        return np.asarray(np.einsum("qmn,qmn->q", values, weights))
 
     a1, a2, b1, b2 = f1 * f1, f2 * f2, d1 * d1, d2 * d2
-    one = weights.sum(axis=1)
-    second, slope = (float(one @ v[:, 0]) for v in (a1, b1))
+    second, slope = (np.asarray(np.einsum("qm,qm->q", v[..., 0], w1)) for v in (a1, b1))
     gap = f1 - f2
-    return np.array(
+    half = math.sin(0.5 * angle) ** 2
+    return np.stack(
         [
-            mean(gap * gap) / (4.0 * q * math.sin(angle / 2.0) ** 2 * slope),
+            mean(gap * gap) / (4.0 * q * half * slope),
             mean(d1 * d2) / slope,
             mean(a1 * a2) / second**2,
             mean(b1 * b2) / slope**2,
@@ -355,28 +361,17 @@ def _two(phi: Phi, q: float, angle: float) -> Array:
     )
 
 
-def _graded(centres: Array, finest: float) -> tuple[Array, Array]:
-    """Nodes and weights of N(0, 1) on panels that shrink towards the centres and towards 0."""
+def _nodes(centres: Array, finest: float) -> tuple[Array, Array]:
+    """Nodes and weights of N(0, 1) along the last axis, on panels cut at the centres.
+
+    They shrink towards the centres down to size `finest`, and elsewhere are 2½ wide.
+    """
     levels = max(0, math.ceil(math.log2(1.0 / finest)))
-    steps = 0.5 ** np.arange(0, levels + 1)
+    steps = 0.5 ** np.arange(0, levels + 1) if levels else np.zeros(0)
     offsets = np.concatenate([-steps, [0.0], steps])
-    near = (np.concatenate([centres, [0.0]])[:, None] + offsets).ravel()
-    even = np.linspace(-_RADIUS, _RADIUS, 11)
-    edges = np.unique(np.concatenate([even, near.clip(-_RADIUS, _RADIUS)]))
-    return _composite(edges)
-
-
-def _panels(cuts: Array, finest: float) -> tuple[Array, Array]:
-    """Nodes and weights of N(0, 1), row by row, on panels cut where φ has its kinks."""
-    rows = len(cuts)
-    levels = max(0, math.ceil(math.log2(1.0 / finest)))
-    if levels:
-        steps = 0.5 ** np.arange(0, levels + 1)
-        offsets = np.concatenate([-steps, [0.0], steps])
-        cuts = (cuts[..., None] + offsets).reshape(rows, -1)
-    even = np.linspace(-_RADIUS, _RADIUS, 11 * (1 if not levels else 2) ** 1)
-    even = np.broadcast_to(even, (rows, len(even)))
-    edges = np.sort(np.concatenate([even, cuts.clip(-_RADIUS, _RADIUS)], axis=1), axis=1)
+    near = (centres[..., None] + offsets).reshape(*centres.shape[:-1], -1)
+    even = np.broadcast_to(np.linspace(-_RADIUS, _RADIUS, 7), (*centres.shape[:-1], 7))
+    edges = np.sort(np.concatenate([even, near.clip(-_RADIUS, _RADIUS)], axis=-1), axis=-1)
     return _composite(edges)
 
 
