@@ -19,7 +19,7 @@ from isograd.nn.spec import Spec
 from isograd.theory.cost import Flops, mlp_flops
 from isograd.theory.precision import PrecisionPlan
 from isograd.training.data import Split
-from isograd.training.start import Start, prepare
+from isograd.training.start import Start, model_for, prepare
 
 Outlook = Literal["will train", "will not", "unknown"]
 
@@ -38,7 +38,7 @@ class Check:
         step_size: which learning rates suit it.
         precision: which number formats do for which tensors.
         flops: of the matrix products of a step, per row.
-        assumptions: what was taken for granted, in sentences.
+        notes: what was assumed, and what was left out.
     """
 
     verdict: Outlook
@@ -50,7 +50,11 @@ class Check:
     step_size: StepSize | None
     precision: PrecisionPlan | None
     flops: Flops
-    assumptions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+MOST_MEASURED, MOST_PLANNED = 5000, 1000
+"""Layers of which a step is measured, and the precision planned: beyond, it would take minutes."""
 
 
 def check(
@@ -60,7 +64,7 @@ def check(
     n_in: int = 1,
     backend: Backend = "numpy",
     threads: int | None = None,
-    assumptions: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Check:
     """Say whether a network will train.
 
@@ -69,7 +73,7 @@ def check(
         split: the data; None leaves what theory alone can say.
         n_in: features, where there are no data.
         backend, threads: what takes the step that is measured.
-        assumptions: of the caller's.
+        notes: of the caller's.
 
     Raises:
         IsogradError: if spec or data cannot be used.
@@ -78,15 +82,25 @@ def check(
     if split is None:
         model = build(spec.network, n_in)
         theory = expected(model)
-        assumptions += ("features of mean 0 and mean square 1, rows that have nothing in common",)
+        notes += ("assumed: features of mean square 1, and rows that have nothing in common",)
     else:
-        start = prepare(spec, split)
-        model = start.model
-        measured = first_step(spec, split, start, backend=backend, threads=threads)
-        second, cross = moments_of(split.X_train[measured.batch])
-        theory = expected(model, second=second, cross=cross, batch=measured.rows)
-        sizes = _step_size(spec, split, start, measured)
-        plan = precision_plan(measured.summaries, model)
+        model = model_for(spec, split)
+        rows = split.X_train
+        if model.depth <= MOST_MEASURED:
+            start = prepare(spec, split)
+            measured = first_step(spec, split, start, backend=backend, threads=threads)
+            rows = rows[measured.batch]
+            sizes = _step_size(spec, split, start, measured)
+        else:
+            notes += (f"left out: a step of {model.depth} layers; this is theory alone",)
+        second, cross = moments_of(rows)
+        theory = expected(
+            model, second=second, cross=cross, batch=measured.rows if measured else None
+        )
+        if measured is not None and model.depth <= MOST_PLANNED:
+            plan = precision_plan(measured.summaries, model)
+        elif measured is not None:
+            notes += (f"left out: the precision plan of {model.depth} layers",)
     items = look_at(Look(spec, model, split, measured, theory, sizes))
     verdict, reason = judge(items)
     return Check(
@@ -99,7 +113,7 @@ def check(
         step_size=sizes,
         precision=plan,
         flops=mlp_flops([model.n_in, *(p.n_out for p in model.weights)]),
-        assumptions=assumptions,
+        notes=notes,
     )
 
 

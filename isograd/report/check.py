@@ -55,7 +55,7 @@ def check(
     References:
         Schoenholz et al. 2017; docs/theory.md has all others.
     """
-    spec, assumptions = _spec(network)
+    spec, notes = _spec(network)
     if (X is None) != (y is None):
         raise DataError(
             "X and y must be given together",
@@ -74,14 +74,14 @@ def check(
     if split is None and n_in is None:
         layers = (layer for _, layer in flatten(spec.network.layers))
         n_in = next((layer.units for layer in layers if isinstance(layer, Dense)), 1)
-        assumptions += (f"{n_in} features, as many as the first layer has units",)
+        notes += (f"assumed: {n_in} features, as many as the first layer has units",)
     return examine(
         spec,
         split,
         n_in=1 if n_in is None else n_in,
         backend=choose(backend),
         threads=threads,
-        assumptions=assumptions,
+        notes=notes,
     )
 
 
@@ -89,7 +89,7 @@ def _spec(network: Spec | Network | Sequence[Layer]) -> tuple[Spec, tuple[str, .
     """A spec, and what was assumed to make it one."""
     if isinstance(network, Spec):
         return network, ()
-    assumptions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if not isinstance(network, Network):
         if not isinstance(network, list | tuple):
             raise SpecError(
@@ -98,10 +98,10 @@ def _spec(network: Spec | Network | Sequence[Layer]) -> tuple[Spec, tuple[str, .
                 fix="isograd.load_spec reads a file; isograd.nn has the layers",
             )
         network = Network(tuple(network))
-        assumptions += (f"init {_kind(network.init)}, loss {_kind(network.loss)}",)
+        notes += (f"assumed: init {_kind(network.init)}, loss {_kind(network.loss)}",)
     spec = Spec(Data(ARRAYS), network)
-    rate = f"{_kind(spec.optimiser)} at a learning rate of {spec.optimiser.lr:g}"
-    return spec, (*assumptions, f"{rate}, in {spec.dtype}")
+    rate = f"assumed: {_kind(spec.optimiser)} at a learning rate of {spec.optimiser.lr:g}"
+    return spec, (*notes, f"{rate}, in {spec.dtype}")
 
 
 def _kind(struct: object) -> str:

@@ -88,7 +88,7 @@ def page(check: Check, *, title: str) -> str:
         f'<p class="verdict" style="border-color: {_VERDICTS[check.verdict]}">'
         f'<strong style="color: {_VERDICTS[check.verdict]}">{TITLES[check.verdict]}</strong>: '
         f"{_text(check.reason)}</p>",
-        *(f'<p class="quiet">Assumed: {_text(a)}</p>' for a in check.assumptions),
+        *(f'<p class="quiet">{_text(note)}</p>' for note in check.notes),
         "<h2>What was looked at</h2>",
         _items(check),
         "<h2>Sizes over depth</h2>",
@@ -167,14 +167,15 @@ def sizes_figure(check: Check) -> Any:
     return plot
 
 
-def _ticks(check: Check) -> int:
-    """Decades between two ticks: about eight over the figure."""
+def _ticks(check: Check) -> int | str:
+    """Decades between two ticks, about eight over the figure; "D2" is 1, 2, 5."""
     decades = [b.decades for x in check.expected.layers for b in (x.signal, x.delta)]
     if check.measured is not None:
         p = check.measured.profile
         decades += [math.log10(v) for v in (*p.signal, *p.delta) if 0 < v < math.inf]
     finite = [d for d in decades if math.isfinite(d)] or [0.0]
-    return max(1, math.ceil((max(finite) - min(finite)) / 8))
+    reach = max(finite) - min(finite)
+    return "D2" if reach < 3.0 else math.ceil(reach / 8)
 
 
 def _draw_bands(plot: Any, row: int, name: str, bands: Sequence[Band], colour: str) -> None:

@@ -35,8 +35,8 @@ def show_check(console: Console, check: Check, *, title: str) -> None:
     console.print(Text(head(check) + "\n"))
     style = f"bold {_COLOURS[check.verdict]}"
     console.print(Text.assemble((TITLES[check.verdict], style), f": {check.reason}"))
-    for assumption in check.assumptions:
-        console.print(Text(f"assumed: {assumption}", style="dim"))
+    for note in check.notes:
+        console.print(Text(note, style="dim"))
     console.print()
     console.print(_chart(check, min(_WIDTH, console.width - _BESIDE)))
     console.print()

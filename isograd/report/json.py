@@ -98,7 +98,7 @@ def check(c: Check) -> dict[str, Any]:
         }
         if plan
         else None,
-        "assumptions": c.assumptions,
+        "notes": c.notes,
     }
 
 

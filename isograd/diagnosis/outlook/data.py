@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from isograd.diagnosis.outlook.common import FALL, Item, Look, State
-from isograd.engine.ops import Value
 from isograd.nn.activations import activation
 from isograd.nn.losses import constant_loss, loss
 from isograd.nn.model import Part
@@ -99,60 +98,45 @@ def initial_loss(look: Look) -> Item | None:
     if m is None or split is None or not m.finite:
         return None
     kind = look.model.network.loss
-    zero = zero_loss(look)
-    constant = constant_loss(kind, split.y_train)
-    start = m.loss - m.penalty
-    names = {
-        SoftmaxCrossEntropy: f"ln {look.model.n_out} = {zero:.3g}",
-        BinaryCrossEntropy: f"ln 2 = {zero:.3g} an output",
-    }
-    plain = getattr(kind, "class_weights", None) is None
-    what = names.get(type(kind), f"{zero:.3g} of outputs of 0") if plain else f"{zero:.3g}"
-    must = f"about {what}, and not above it by as much as there is to learn"
-    source = "the loss of outputs of 0, and to second order of random ones"
-    came = f"{start:.3g}; expected {zero:.3g}"
-    if (share := random_excess(look)) is not None and share > 0.01 * constant:
-        came += f" + {share:.2g} for outputs of rms {look.summaries[_last(look)].rms:.2g}"
+    zero, constant = loss_of(look, 0.0), constant_loss(kind, split.y_train)
+    start, size = m.loss - m.penalty, look.summaries[_last(look)].rms
+    must = f"not above {zero:.3g}, what outputs of 0 cost, by as much as there is to learn"
+    if isinstance(kind, SoftmaxCrossEntropy) and kind.class_weights is None:
+        must = must.replace("what", f"ln {look.model.n_out}, what")
+    came = f"{start:.3g}; outputs of 0 cost {zero:.3g}"
+    if look.model.places[-1].part is Part.WEIGHTS:
+        came += f", random ones of rms {size:.2g} as here {loss_of(look, size):.3g}"
     state: State = "ok"
     if not start <= zero + constant:
         state = "note"
         came += ": the last layer starts too large, and must first unlearn that"
-    return Item("initial loss", state, None, start, came, must, source)
+    return Item(
+        "initial loss", state, None, start, came, must, "Goodfellow et al. 2016, sec. 6.2.2"
+    )
 
 
-def zero_loss(look: Look) -> float:
-    """The loss of the batch if every output were 0 (½ where outputs are probabilities)."""
+def loss_of(look: Look, size: float, *, draws: int = 4096) -> float:
+    """The mean loss of the batch's targets for outputs that know nothing of them.
+
+    They are independent, normal, of standard deviation s; where outputs are probabilities, ½. For
+    C classes it is ln C + ½s²(1 − 1/C) to second order in s, and ln C + ½s² at most.
+
+    Args:
+        look: for loss and targets.
+        size: s.
+        draws: rows, at least.
+    """
     assert look.measured is not None
     assert look.split is not None
-    y = look.split.y_train[look.measured.batch]
     kind = look.model.network.loss
-    value = 0.5 if isinstance(kind, BinaryCrossEntropy) and kind.inputs != "logits" else 0.0
-    output: Value = np.full((len(y), look.model.n_out), value)
+    y = look.split.y_train[look.measured.batch]
+    if size:
+        y = y[np.arange(draws) % len(y)]
     y = y if y.ndim == 1 else np.asarray(y, np.float64)
+    output = size * np.random.default_rng(0).standard_normal((len(y), look.model.n_out))
+    if isinstance(kind, BinaryCrossEntropy) and kind.inputs != "logits":
+        output = np.full_like(output, 0.5)
     return float(loss(kind, output, y))
-
-
-def random_excess(look: Look) -> float | None:
-    """How much outputs of the size measured add to the loss, if they know nothing of the targets.
-
-    For outputs of variance s², independent of each other and of the targets, to second order:
-    ½s²(1 − 1/C) for C classes, s²/8 for each logit of two, and exactly ½s² or s² for each output
-    under the squared errors.
-    """
-    model, kind = look.model, look.model.network.loss
-    if model.places[-1].part is not Part.WEIGHTS:
-        return None
-    square = look.summaries[_last(look)].rms ** 2
-    match kind:
-        case SoftmaxCrossEntropy():
-            return 0.5 * square * (1.0 - 1.0 / model.n_out)
-        case BinaryCrossEntropy(inputs="logits"):
-            return model.n_out * square / 8.0
-        case HalfSquaredError():
-            return 0.5 * model.n_out * square
-        case MeanSquaredError():
-            return square
-    return None
 
 
 def _last(look: Look) -> Site:
