@@ -87,6 +87,7 @@ from isograd.theory.sharpness import (
 from isograd.theory.spectra import (
     PredictedSpectrum,
     RandomLayer,
+    Weights,
     equal_layers,
     predicted_spectrum,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "SiteError",
     "Tensor",
     "UpdatesLost",
+    "Weights",
     "WidthScaling",
     "adam_epsilon",
     "alternating_gain",
