@@ -83,8 +83,7 @@ def forward_error(
         TheoryError: if the values exceed the format, where no such bound holds.
 
     References:
-        Higham 2002, eqs. 2.8 and 3.12 (matrix products), here with underflow and from layer to
-        layer.
+        Higham 2002, eq. 2.8 (underflow) and sec. 3.5 (matrix products), here from layer to layer.
     """
     low = as_format(form)
     sums = low if accumulate is None else as_format(accumulate)

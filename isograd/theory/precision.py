@@ -9,7 +9,7 @@ A format is safe for a tensor where
   mean square of that error is at most u times the tensor's (Demmel 1984, who so compares underflow
   with roundoff);
 - it has the digits that trainings of that kind of tensor were shown to need: 3 bits of fraction for
-  weights and activations, 2 for error signals (Micikevicius et al. 2022, sec. 3), 7 for gradients
+  weights and activations, 2 for error signals (Micikevicius et al. 2022), 7 for gradients
   of weights (Kalamkar et al. 2019);
 - the errors of all roundings on the way leave a bit of the signal: √k·u ≤ ½ after k of them, as
   independent errors grow (Higham & Mary 2019). Networks whose depth is bridged by skip connections

@@ -40,7 +40,7 @@ def expected_growth(n: int, form: NumberFormat | str) -> float:
     """√n·u: the size of the error of n roundings that are independent, with mean zero.
 
     References:
-        Higham & Mary 2019, sec. 1; Higham 2002, sec. 2.8 (Wilkinson's rule of thumb).
+        Higham & Mary 2019, sec. 1 (Wilkinson's rule of thumb).
     """
     return math.sqrt(_terms(n)) * as_format(form).unit_roundoff
 
@@ -62,7 +62,7 @@ def gamma_probable(n: int, form: NumberFormat | str, deviation: float) -> tuple[
         TheoryError: if n is negative or λ is not above 0.
 
     References:
-        Higham & Mary 2019, theorem 2.4 and lemma 3.1.
+        Higham & Mary 2019, theorems 2.4 and 3.1.
     """
     if not deviation > 0.0:
         raise TheoryError("λ must be above 0", came=repr(deviation))
@@ -86,7 +86,7 @@ def logsumexp_condition(x: ArrayLike) -> float:
         x: (n,), finite.
 
     References:
-        Blanchard, Higham & Higham 2021, eq. 2.3.
+        Blanchard, Higham & Higham 2021, sec. 2.
     """
     y = _vector(x)
     value, largest = abs(float(special.logsumexp(y))), float(np.max(np.abs(y)))
@@ -117,7 +117,7 @@ def softmax_condition(x: ArrayLike) -> float:
         x: (n,), finite.
 
     References:
-        Blanchard, Higham & Higham 2021, eq. 2.7.
+        Blanchard, Higham & Higham 2021, sec. 2.
     """
     y = _vector(x)
     largest = float(np.max(special.softmax(y)))
