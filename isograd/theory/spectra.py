@@ -7,7 +7,7 @@ M(z) = E λ/(z − λ) and its inverse M⁻¹(y) = (1 + y)/(y S(y)), for square 
     M⁻¹(y) = (1 + y)/y · ∏ₗ y ζₗ(y)/(1 + y) · gₗ(y),
 
 where ζ is the inverse of E φ′²/(z − φ′²) and g = σ_w²(1 + y) for Gaussian weights, σ_w² for
-orthogonal ones (Pennington, Schoenholz & Ganguli 2018, eqs. 10–18). Between layers of different
+orthogonal ones (Pennington, Schoenholz & Ganguli 2018). Between layers of different
 widths y counts eigenvalues, not shares of them: at width n it is y·m/n.
 """
 
@@ -111,7 +111,7 @@ class PredictedSpectrum:
             TheoryError: for one orthogonal layer, whose λ/σ_w² are the values of φ′²; or the
                 solution cannot be followed.
 
-        References: Pennington, Schoenholz & Ganguli 2018, sec. 2.3 and algorithm 1.
+        References: Pennington, Schoenholz & Ganguli 2018, algorithm 1 (the same equation).
         """
         x = np.asarray(x, np.float64)
         out = np.zeros(x.shape)
@@ -145,8 +145,8 @@ def predicted_spectrum(layers: Sequence[RandomLayer]) -> PredictedSpectrum:
     Raises:
         TheoryError: widths that do not meet, or an activation that is flat everywhere.
 
-    References: Pennington, Schoenholz & Ganguli 2017, eq. 18 and table 1; 2018, sec. 3; Penson &
-        Życzkowski 2011 (Fuss–Catalan); Müller 2002 (layers of different widths).
+    References: Pennington, Schoenholz & Ganguli 2017, table 1; 2018; Penson & Życzkowski 2011
+        (Fuss–Catalan); Müller 2002 (layers of different widths).
     """
     layers = tuple(layers)
     if not layers:
