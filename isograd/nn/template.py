@@ -53,7 +53,7 @@ batch_size = 64
 # Factors of lr: constant, step, exponential, cosine, warm_up, one_cycle, plateau.
 # schedule = [{ kind = "warm_up", epochs = 2 }, { kind = "cosine" }]
 # early_stopping = { patience = 10 }   # needs data.validation_fraction
-# precision = { gradients = "fp16", loss_scale = "dynamic" }   # emulated; or bf16, fp8_e4m3, fp8_e5m2
+# precision = { gradients = "fp16", loss_scale = "dynamic" }   # emulated; or bf16, fp8_e4m3
 # recompute = true    # less memory, up to a third more work: the forward pass is run twice
 
 [measure]
