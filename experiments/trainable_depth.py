@@ -8,7 +8,7 @@ has fallen half way from its best to chance, by interpolation between the depths
 The ratio L₅₀/ξ_c is to lie between 3.5 and 9 *away from criticality*: where 6 ξ_c is less than the
 L₅₀ of the critical column, which the budget of steps limits and not the propagation of signals.
 
-    python experiments/trainable_depth.py             # about four minutes on 2 cores
+    python experiments/trainable_depth.py             # about three minutes on 2 cores
 
 Cells are kept in --keep as they are done: a run that was cut is gone on with by the same command.
 """

@@ -57,6 +57,7 @@ lr = 0.2
 epochs = 15
 batch_size = 20
 """
+MAP = ("--x", "sigma_w=1,8", "--y", "depth=2,3", "--steps", "5", "--jobs", "1", "--out", "map")
 
 
 def ask(*words: str) -> Any:
@@ -106,6 +107,7 @@ def answers(folder: Path) -> dict[str, Any]:
             "predict": ask("predict", "runs/spec-001", "iris", "--json"),
             "show": ask("show", "runs/spec-001", "--json"),
             "runs": ask("runs", "--json"),
+            "map": ask("map", "spec.toml", *MAP, "--json"),
         }
 
 
@@ -336,6 +338,11 @@ def test_tables_of_a_run(database: sqlite3.Connection) -> None:
     for pragma, shown in (("application_id", "0x69736F67"), ("user_version", "3")):
         assert database.execute(f"PRAGMA {pragma}").fetchone() == (int(shown, 0),)
         assert shown in text
+
+
+def test_files_of_a_map(answers: dict[str, Any], folder: Path) -> None:
+    documented = set(read("docs/maps.md").column("the-folder-of-a-map", "file"))
+    assert documented == {path.name for path in (folder / "map").iterdir()}
 
 
 def test_fields_of_moments() -> None:
