@@ -67,14 +67,8 @@ def log_mean_square(n: int, kurtosis: float, active: float = 1.0) -> tuple[float
 
     References: Hanin 2018; Hanin & Nica 2019 (ReLU: (kurtosis − 1)/n = 5/n).
     """
-    if active >= 1.0:
-        excess = kurtosis - 1.0
-        if excess <= 0.0:
-            return 0.0, 0.0
-        shape = n / excess
-        if shape > 1e7:  # the digamma function's own rounding would show
-            return -0.5 / shape, 1.0 / shape
-        return float(special.digamma(shape)) - math.log(shape), float(special.polygamma(1, shape))
+    if active > 1.0 - 1e-9:
+        return _log_gamma(n / (kurtosis - 1.0)) if kurtosis > 1.0 else (0.0, 0.0)
     from scipy import stats  # slow to import, and few need it
 
     # 40 standard deviations hold all of the binomial that a float64 sum can see.
@@ -90,6 +84,15 @@ def log_mean_square(n: int, kurtosis: float, active: float = 1.0) -> tuple[float
         within = special.polygamma(1, shapes)
     mean = float(p @ log)
     return mean, float(p @ (within + (log - mean) ** 2))
+
+
+def _log_gamma(shape: float) -> tuple[float, float]:
+    """Mean and variance of the logarithm of a gamma-distributed number with mean 1."""
+    if shape < 30.0:
+        return float(special.digamma(shape)) - math.log(shape), float(special.polygamma(1, shape))
+    x, y = 1.0 / shape, 1.0 / (shape * shape)  # Stirling's series: no cancellation
+    mean = -x / 2.0 - y * (1.0 / 12.0 - y * (1.0 / 120.0 - y / 252.0))
+    return mean, x + y / 2.0 + x * y * (1.0 / 6.0 - y * (1.0 / 30.0 - y / 42.0))
 
 
 def log_norm(widths: Sequence[int], kind: Kind) -> tuple[float, float]:

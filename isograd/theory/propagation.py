@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -154,7 +154,7 @@ class Signal:
     def alike(self) -> float:
         """Mean squared correlation of two inputs."""
         apart = self.spread / self.second
-        return float(np.mean((1.0 - apart) ** 2 + self.rough * apart**2))
+        return _mean((1.0 - apart) ** 2 + self.rough * apart**2)
 
     @property
     def plurality(self) -> float:
@@ -198,6 +198,10 @@ def signal(
     """
     spread = second - np.atleast_1d(np.asarray(0.0 if cross is None else cross, np.float64))
     return Signal(0.0, float(second), np.maximum(spread, 0.0), False, width, batch)
+
+
+def _mean(values: Array) -> float:
+    return float(values.sum()) / values.size
 
 
 def _chance(
@@ -310,7 +314,7 @@ def _gaussian(y: Signal, free: float) -> Signal:
         y,
         chance=2.0 * free,
         pair_chance=2.0 * free * y.alike,
-        both_chance=varied * float(np.mean(y.spread)) / y.second,
+        both_chance=varied * _mean(y.spread) / y.second,
         spread_chance=varied,
     )
 
@@ -323,9 +327,9 @@ def _linear_law(step: Linear, x: Signal, y: Signal) -> Array:
 def _elementwise(phi: Phi, x: Signal) -> Signal:
     if not x.gaussian:
         raise TheoryError("an activation must read Gaussian pre-activations")
-    one, two = single(phi, x.second), pair(phi, x.second, x.spread)
+    one, two = _response(phi, x)
     law = _elementwise_law(one, two, x)
-    alike, slopes, own = x.alike, float(np.mean(two.slope_square)), law[1, 1]
+    alike, slopes, own = x.alike, _mean(two.slope_square), law[1, 1]
     radial = np.array([one.growth, law[1].sum()])  # of a larger norm, on second and spread
     taken = x.fixed * radial[0] * radial
     tilted = one.tilt**2 if x.centred else 0.0
@@ -338,11 +342,8 @@ def _elementwise(phi: Phi, x: Signal) -> Signal:
         width=x.width,
         batch=x.batch,
         chance=one.kurtosis - 1.0 - taken[0] - tilted,
-        pair_chance=float(np.mean(two.square))
-        - 1.0
-        - taken[0] * alike
-        - tilted * float(np.mean(x.correlation)),
-        both_chance=float(np.mean(two.joint)) - 1.0 - taken[1] * alike,
+        pair_chance=_mean(two.square) - 1.0 - taken[0] * alike - tilted * _mean(x.correlation),
+        both_chance=_mean(two.joint) - 1.0 - taken[1] * alike,
         spread_chance=max(0.0, varied - x.fixed * radial[1] ** 2 * alike),
         rough=x.rough * own**2 + slopes / x.width,
         active=one.active,
@@ -357,9 +358,18 @@ def _elementwise(phi: Phi, x: Signal) -> Signal:
     return y
 
 
+def _response(phi: Phi, x: Signal) -> tuple[Single, Pair]:
+    return _cached_response(phi, x.second, x.spread.tobytes())
+
+
+@lru_cache(maxsize=1 << 14)  # up and down again, of a batch and of one input: four times the same
+def _cached_response(phi: Phi, q: float, spread: bytes) -> tuple[Single, Pair]:
+    return single(phi, q), pair(phi, q, np.frombuffer(spread))
+
+
 def _elementwise_law(one: Single, two: Pair, x: Signal) -> Array:
     """How E φ² and the spread behind an activation follow q and the spread before."""
-    spread = float(np.mean(x.spread))
+    spread = _mean(x.spread)
     if not spread:
         return np.array([[one.growth, 0.0], [one.slope_growth, 1.0]])
     weights = two.spread / np.sum(two.spread)
@@ -415,7 +425,7 @@ def _norm(step: Normalise, x: Signal) -> tuple[float, float]:
         variance -= x.mean**2
     elif step.over == "batch":
         # The variance over a large batch is the same for every unit: q(1 − c).
-        variance = (1.0 - 1.0 / x.batch if x.batch else 1.0) * float(np.mean(x.spread))
+        variance = (1.0 - 1.0 / x.batch if x.batch else 1.0) * _mean(x.spread)
     if not variance > 0.0:
         raise TheoryError("what is normalised must have a variance above 0")
     scale = 1.0 / (variance + step.eps)
@@ -511,7 +521,10 @@ class Gradient:
     def log_mean(self) -> float:
         """Over draws, the mean of ln‖∂L/∂x‖², relative to the top, less `log_norm2`."""
         if self.row is not None:
-            return self.row[0] + 0.5 * (self.row[1] - self.log_var)
+            # Of so many rows the largest lies √(2 ln B) standard deviations above.
+            apart = max(0.0, self.row[1] - self.log_var)
+            few = math.sqrt(2.0 * math.log(self.batch or 1) * apart)
+            return self.row[0] + min(0.5 * apart, few)
         return self.law_mean + self._units[0] + self.below[0]
 
     @property
@@ -642,12 +655,12 @@ def _linear_back(step: Linear, g: Gradient, x: Signal, y: Signal) -> Gradient:
 
 
 def _elementwise_back(phi: Phi, g: Gradient, x: Signal) -> Gradient:
-    one, two = single(phi, x.second), pair(phi, x.second, x.spread)
-    square, share = float(np.mean(two.slope_square)), 1.0 / (x.batch or 1)
+    one, two = _response(phi, x)
+    square, share = _mean(two.slope_square), 1.0 / (x.batch or 1)
     fixed = g.fixed * g.alike
     # The units that make the signal large by chance also make the slopes so.
     alike = share + (1.0 - share) * x.alike
-    joint = share * one.joint + (1.0 - share) * float(np.mean(two.joint)) - 1.0
+    joint = share * one.joint + (1.0 - share) * _mean(two.joint) - 1.0
     joint -= x.fixed * one.growth * one.slope_growth * alike
     taken = x.fixed * one.slope_growth**2  # a norm that is held fixed holds the slopes too
     return replace(
@@ -657,7 +670,7 @@ def _elementwise_back(phi: Phi, g: Gradient, x: Signal) -> Gradient:
         chance=(1.0 + g.chance + g.fixed) * one.slope_kurtosis - 1.0 - g.fixed - taken,
         pair_chance=(1.0 + g.pair_chance + fixed) * square - 1.0 - fixed - taken * x.alike,
         active=g.active * one.slope_active,
-        alike=g.alike * float(np.mean((two.slope / one.slope) ** 2)),
+        alike=g.alike * _mean((two.slope / one.slope) ** 2),
         pull=np.zeros(2),
         law_pull=_elementwise_law(one, two, x).T @ g.pull + np.array([one.slope_growth, 0.0]),
     )
