@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from test_cli import Answer, Command, call, refused
 
+from isograd.cli.entry import _COMMANDS
 from isograd.nn import VarianceScaling
 from isograd.nn.toml import loads
 from isograd.training.cells import ABOUT, CELLS
@@ -91,6 +92,15 @@ def test_a_map_is_printed_and_written(command: Command) -> None:
     assert result.plan.specs[2, 0].network.init == VarianceScaling(4.0)
     assert command("map", "spec.toml", *QUICK).code == 0
     assert accuracies(Path("maps/spec-002")) == accuracies(folder), "another free name"
+
+
+def test_the_help_shows_its_examples_as_they_are_typed(command: Command) -> None:
+    """A range such as 4:100:13 holds what a terminal library may take for a name of an emoji."""
+    told = command("map", "--help").words
+    examples = _COMMANDS[sys.modules["isograd.cli.map"].map]
+    assert len(examples) == 3
+    for example in examples:
+        assert example in told
 
 
 def test_the_answer_as_json(command: Command) -> None:

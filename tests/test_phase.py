@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import math
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import ROOT
 from msgspec.structs import replace
 from rich.console import Console
 from theory_table import FACTS, facts
@@ -196,7 +198,13 @@ def test_the_heat_map_in_the_terminal() -> None:
         "         4 │      ░░░░░░××××××│",
     ]
     text = "\n".join(lines)
-    for part in ("1     1.2   2", "6 ξ_c  22    36    151", "× diverged", "– refused", "critical"):
+    for part in (
+        "1     1.2   2",
+        "6 ξ_c  22    36    151",
+        "× diverged",
+        "– refused (no <b>",
+        "critical",
+    ):
         assert part in text
     assert "blank: below 20 %, ░ from 20 %, ▒ from 40 %, ▓ from 60 %, █ from 80 %" in text
 
@@ -334,3 +342,25 @@ def test_json_holds_every_cell() -> None:
     assert len(answer["curves"]["at"]) == len(answer["curves"]["xi_c"])
     assert answer["no_curves"] is None
     assert json.loads(as_json.dumps("map", to_json(SMALL, "no axis is depth")))["curves"] is None
+
+
+# --- the experiment that the curves were made for
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "want"),
+    [
+        ([0.9, 0.9, 0.5, 0.1], 20.0),  # half of 0.9 and 0.1 is 0.5: met at 20
+        ([0.7, 0.9, 0.9, 0.1], 25.0),  # between 20 and 30
+        ([0.3, 0.9, 0.7, 0.1], 20 + 10 / 3),  # the dip before the best does not count
+        ([0.9, 0.9, 0.9, 0.8], math.inf),
+    ],
+)
+def test_the_depth_at_half_the_accuracy(accuracy: list[float], want: float) -> None:
+    path = ROOT / "experiments/trainable_depth.py"
+    spec = importlib.util.spec_from_file_location("trainable_depth", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.half_depth((5, 10, 20, 30), accuracy) == pytest.approx(want)

@@ -57,7 +57,7 @@ _COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
     ),
     map: (
         "isograd map spec.toml",
-        "isograd map spec.toml --x sigma_w=1:4:12 --y depth=4:100:13 --steps 200",
+        "isograd map spec.toml --x sigma_w=1:4:12 --y depth=5:60:12 --steps 200",
         "isograd map spec.toml --x optimiser.lr=1e-4:1:9:log --y training.batch_size=16,64,256",
     ),
     predict: (

@@ -177,6 +177,7 @@ def _plain(value: Value) -> str:
 # As text ----------------------------------------------------------------------------------------
 
 _SHADES = " ░▒▓█"
+_COLOURS = dict(zip(_SHADES, ("", "#3b528b", "#21918c", "#5ec962", "#fde725"), strict=True))
 _LABEL = 10
 _FRAME = _LABEL + 3  # and the two bars
 _TALL = 40
@@ -190,8 +191,10 @@ def show_map(console: Console, result: Map, theory_of: Curves | str) -> None:
     rows = _some(len(plan.y.values), _TALL)
     width = max(1, min(6, (console.width - _FRAME) // len(columns)))
     for j in reversed(rows):
-        line = "".join(_shade(result.cells.get((i, j))) * width for i in columns)
-        console.print(Text(f"{text_of(plan.y.values[j]):>{_LABEL}} │{line}│"), soft_wrap=True)
+        marks = [_shade(result.cells.get((i, j))) for i in columns]
+        line = Text.assemble(*((mark * width, _COLOURS.get(mark, "red")) for mark in marks))
+        label = f"{text_of(plan.y.values[j]):>{_LABEL}} │"
+        console.print(Text.assemble(label, line, "│"), soft_wrap=True)
     console.print(Text(_below(plan.x, columns, width)), soft_wrap=True)
     if not isinstance(theory_of, str) and theory_of.along == "x" and width > 3:
         console.print(Text(_scales(plan.x, theory_of, columns, width)), soft_wrap=True)
@@ -248,7 +251,8 @@ def _legend(result: Map, theory_of: Curves | str) -> Text:
     ]
     ends = {cell.stopped for cell in result.cells.values()}
     parts += ["× diverged"] if "diverged" in ends else []
-    parts += ["– refused"] if "refused" in ends else []
+    why = dict.fromkeys(c.reason.partition("\n")[0] for c in result.cells.values() if c.reason)
+    parts += [f"– refused ({'; '.join(list(why)[:2])})"] if "refused" in ends else []
     text = "blank: below 20 %, " + ", ".join(parts)
     if isinstance(theory_of, str):
         text += f"\nno curves of theory: {theory_of}"
