@@ -198,14 +198,9 @@ def test_the_heat_map_in_the_terminal() -> None:
         "         4 │      ░░░░░░××××××│",
     ]
     text = "\n".join(lines)
-    for part in (
-        "1     1.2   2",
-        "6 ξ_c  22    36    151",
-        "× diverged",
-        "– refused (no <b>",
-        "critical",
-    ):
+    for part in ("1     1.2   2", "6 ξ_c  22    36    151", "× diverged", "– refused (no <b>"):
         assert part in text
+    assert "critical (χ₁ = 1) at sigma_w2 = 1.76095" in text
     assert "blank: below 20 %, ░ from 20 %, ▒ from 40 %, ▓ from 60 %, █ from 80 %" in text
 
 
