@@ -28,6 +28,7 @@ from isograd.nn import (
     LayerNorm,
     Network,
     Orthogonal,
+    Precision,
     Repeat,
     Residual,
     Spec,
@@ -47,6 +48,8 @@ from isograd.remedy.edits import (
     size,
     with_layers,
 )
+from isograd.theory import loss_scale
+from isograd.theory import sizes as sizes_of
 from isograd.training.data import Split, from_arrays
 from isograd.training.loop import fit
 
@@ -255,6 +258,7 @@ def changed(old: Spec, new: Spec) -> set[str]:
         "optimiser": type(old.optimiser) is not type(new.optimiser),
         "learning rate": type(old.optimiser) is type(new.optimiser)
         and old.optimiser.lr != new.optimiser.lr,
+        "precision": old.training.precision != new.training.precision,
         "budget": (old.training.epochs, old.training.batch_size)
         != (new.training.epochs, new.training.batch_size),
         "rest": (old.data, old.measure, old.seed, old.dtype)
@@ -304,6 +308,30 @@ def test_each_finding_brings_up_its_remedies(names: tuple[str, ...], want: set[s
     assert all(len(e) == 1 or e == {"activation", "initialisation"} for e in edits)
     rates = {c.spec.optimiser.lr for c in got if isinstance(c.spec.optimiser, SGD)} - {0.05}
     assert rates == ({0.005} if "clipping" in want else {0.5})
+
+
+@pytest.mark.parametrize(
+    ("precision", "want"),
+    [
+        (None, set()),
+        (Precision("fp16"), set()),
+        (Precision(gradients="fp16"), {1024.0, "dynamic"}),
+        (Precision(gradients="fp16", loss_scale=1024), {"dynamic"}),
+        (Precision(gradients="fp16", loss_scale="dynamic"), set()),
+    ],
+)
+def test_rounded_gradients_bring_up_scales(precision: Precision | None, want: set[Any]) -> None:
+    """Of 2^10 for gradients up to 2^1: 4 bits below the end of fp16."""
+    spec = replace(DEEP, training=replace(DEEP.training, precision=precision))
+    scale = loss_scale([sizes_of([3.9, 2.0**-35])], "fp16", margin=4)
+    assert scale.log2 == 10
+    for names in (("vanishing gradient",), ("non-finite value",)):
+        got = candidates(spec, found(*names), N_IN, None, scale)
+        edited = [c for c in got if c.spec.training.precision != precision]
+        assert {c.spec.training.precision.loss_scale for c in edited} == want
+        assert all(c.size == 1 for c in edited)
+        assert all(changed(spec, c.spec) == {"precision"} for c in edited)
+    assert not [c for c in candidates(spec, found(), N_IN) if c.name.startswith("loss_scale")]
 
 
 def sizes(rate: float, high: float) -> StepSize:

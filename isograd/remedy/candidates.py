@@ -16,6 +16,7 @@ from isograd.nn.activations import phi
 from isograd.nn.initialisers import has_critical_point
 from isograd.nn.model import build
 from isograd.nn.places import elementwise
+from isograd.nn.precision import DYNAMIC, SCALE_EXPONENT
 from isograd.nn.spec import (
     Activation,
     Adam,
@@ -42,6 +43,7 @@ from isograd.remedy.edits import (
     size,
     with_layers,
 )
+from isograd.theory.formats import LossScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,11 @@ class Candidate:
 
 
 def candidates(
-    spec: Spec, diagnosis: Diagnosis, n_in: int, sizes: StepSize | None = None
+    spec: Spec,
+    diagnosis: Diagnosis,
+    n_in: int,
+    sizes: StepSize | None = None,
+    scale: LossScale | None = None,
 ) -> tuple[Candidate, ...]:
     """The edits worth a trial for what was found, the smallest first.
 
@@ -71,9 +77,10 @@ def candidates(
         diagnosis: of its run.
         n_in: features of the data.
         sizes: learning rates at its start; None where they are not known.
+        scale: the loss scale for its gradients at its start; likewise.
     """
     found: dict[Spec, Candidate] = {}
-    for name, why, edited in _edits(spec, diagnosis, n_in, sizes):
+    for name, why, edited in _edits(spec, diagnosis, n_in, sizes, scale):
         if edited is None or edited == spec:
             continue
         found.setdefault(edited, Candidate(name, why, edited, size(spec, edited)))
@@ -105,7 +112,11 @@ _TOO_LARGE = frozenset(
 
 
 def _edits(
-    spec: Spec, diagnosis: Diagnosis, n_in: int, sizes: StepSize | None
+    spec: Spec,
+    diagnosis: Diagnosis,
+    n_in: int,
+    sizes: StepSize | None,
+    scale: LossScale | None,
 ) -> Iterator[tuple[str, str, Spec | None]]:
     names = frozenset(f.name for f in diagnosis.findings)
     layers = _leaves(spec)
@@ -122,6 +133,7 @@ def _edits(
         yield "adam", "steps whose size does not depend on that of the gradient", adam
     if not names & _DEPTH:
         return
+    yield from _scaled(spec, scale)
     if acts and has_critical_point(phi(acts[0])):
         yield from _critical(spec, acts[0], diagnosis.expectation.chi1, n_in)
     for init in (He(), Orthogonal()):
@@ -158,6 +170,23 @@ def _rate(spec: Spec, too_large: bool, sizes: StepSize | None) -> tuple[str, str
     if too_large:
         return "lr ÷ 10", "smaller steps", _with_lr(spec, lr / 10.0)
     return "lr × 10", "larger steps", _with_lr(spec, lr * 10.0)
+
+
+def _scaled(spec: Spec, scale: LossScale | None) -> Iterator[tuple[str, str, Spec]]:
+    """Another loss scale, where gradients are rounded: for the first step, and the dynamic one."""
+    precision = spec.training.precision
+    if precision is None or precision.gradients is None or precision.dynamic:
+        return
+    arms: list[tuple[str, str, float | str]] = [
+        ("loss_scale dynamic", f"as large as {precision.gradients} has room for", DYNAMIC)
+    ]
+    if scale is not None and abs(scale.log2) <= SCALE_EXPONENT:
+        lost = f"{scale.before.lost:.0%} → {scale.after.lost:.0%}"
+        why = f"{precision.gradients} loses {lost} of the gradients of the first step"
+        arms.append((f"loss_scale 2^{scale.log2}", why, scale.scale))
+    for name, why, value in arms:
+        scaled = replace(precision, loss_scale=value)
+        yield name, why, replace(spec, training=replace(spec.training, precision=scaled))
 
 
 def _critical(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isograd.diagnosis import Diagnosis, examine
+from isograd.diagnosis.gradient_scale import scale_at_start
 from isograd.diagnosis.step_size import step_size_at_start
 from isograd.nn.spec import Spec
 from isograd.nn.toml import diff, dumps, patch
@@ -99,8 +100,8 @@ def doctor(
         on_diagnosis(outcome, diagnosis)
     prescription, cured = None, None
     if trials and diagnosis.verdict == "sick" and outcome.stopped != "interrupted":
-        sizes = step_size_at_start(spec, split)
-        edits = candidates(spec, diagnosis, outcome.model.n_in, sizes)
+        sizes, scale = step_size_at_start(spec, split), scale_at_start(spec, split)
+        edits = candidates(spec, diagnosis, outcome.model.n_in, sizes, scale)
         prescription = prescribe(outcome, split, edits, seeds=seeds, jobs=jobs, progress=on_trial)
         if prescription.recommended is not None:
             cured = patch(text, spec, prescription.recommended.spec)
