@@ -18,6 +18,7 @@ import joblib
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from test_define import _forgotten  # noqa: F401
 from test_resume import fill, small_disk  # noqa: F401
 
 import isograd
@@ -508,6 +509,15 @@ def test_on_dask_s_local_cluster(processes: bool, tmp_path: Path) -> None:
         there = isograd.map(SPEC, X, Y, steps=12, folder=tmp_path / "map")
     assert told(there) == told(alone)
     assert told(sweep(SPEC, X, Y, steps=12, jobs=1, folder=tmp_path / "map")) == told(alone)
+
+
+@pytest.mark.slow
+def test_an_activation_of_the_program_reaches_the_workers() -> None:
+    isograd.nn.define_activation("doubled_tanh", lambda x: np.tanh(2.0 * x))
+    spec = spec_of("doubled_tanh")
+    there = sweep(spec, "sigma_w2=0.5,1.5", "depth=3", steps=12, jobs=2)
+    assert told(there) == told(sweep(spec, "sigma_w2=0.5,1.5", "depth=3", steps=12, jobs=1))
+    assert there.cells[0, 0].stopped == "finished"
 
 
 def die(*_: Any) -> Cell:

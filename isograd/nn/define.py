@@ -28,7 +28,7 @@ def define_activation(
     text: str = "",
     source: str = "",
 ) -> None:
-    """Let specs name an activation of your own, in this process and in the doctor's trials.
+    """Let specs name an activation of your own, in this process, its trials and its maps.
 
     f is run on arrays of several shapes, and differentiated by the engine. It counts as elementwise
     if it is made of elementwise functions alone; one that mixes values (as softmax does) can be
