@@ -101,6 +101,7 @@ def answers(folder: Path) -> dict[str, Any]:
             lambda *args: tuple(c for c in candidates(*args) if c.name in tried),
         )
         return {
+            "check": ask("check", "spec.toml", "--json"),
             "doctor": ask("doctor", "spec.toml", "--jobs", "1", "--json"),
             "train": ask("train", "spec.toml", "--profile", "--json"),
             "resume": ask("resume", str(interrupted(folder)), "--json"),
