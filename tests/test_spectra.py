@@ -11,6 +11,7 @@ from theory_table import FACTS, PHI, facts
 
 from isograd.errors import TheoryError
 from isograd.theory import (
+    Phi,
     PredictedSpectrum,
     RandomLayer,
     chi,
@@ -315,6 +316,24 @@ def test_any_function_is_an_activation() -> None:
     p = predicted_spectrum(equal_layers(np.tanh, 0.5, 1.0, 3, "orthogonal"))
     want = chain("tanh", 0.5, 1.0, 3, "orthogonal")
     assert (p.variance, p.upper) == pytest.approx((want.variance, want.upper), rel=1e-10)
+
+
+@pytest.mark.parametrize("weights", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("q", [0.0, 1e-6, 1e-2, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("name", ["tanh", "sin", "softplus", "gelu", "cubic", "relu"])
+def test_every_q_gives_edges(name: str, q: float, weights: Any) -> None:
+    """E λ² ≤ λ_max E λ, and no λ of a product is above the product of the largest factors."""
+    cubic = Phi("cubic", lambda u: u + u**3 / 10, lambda u: 1 + 0.3 * u**2)
+    phi = cubic if name == "cubic" else PHI[name]
+    for depth in (1, 2, 1000):
+        p = predicted_spectrum(equal_layers(phi, q, 1.3, depth, weights))
+        assert 1 + p.variance <= p.upper * (1 + 1e-9)
+        assert 0 <= p.lower <= p.upper
+        near = [1e-13, *np.linspace(-5, 5, 20_000)]
+        u = np.array([*(np.linspace(-9, 9, 20_000) * math.sqrt(q)), *near])
+        top = np.max(phi.df(u[np.abs(u) <= 9 * math.sqrt(q) + 1e-12]) ** 2) * 1.3
+        if weights == "orthogonal":
+            assert math.log(p.upper) + p.log_mean <= depth * (math.log(top) + 1e-6)
 
 
 def test_a_density_is_zero_outside() -> None:

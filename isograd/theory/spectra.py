@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import minimize_scalar
 
 from isograd.errors import TheoryError
 from isograd.theory.activation import PhiLike, phi_of
@@ -227,9 +227,9 @@ class _Product:
         self.zeros = 1 - self.rank
 
     def log(
-        self, y: NDArray[Any], zeta: Callable[[_Factor, NDArray[Any]], NDArray[Any]]
+        self, y: NDArray[Any], zeta: Callable[[_Factor, NDArray[Any]], tuple[Any, Any]]
     ) -> tuple[NDArray[np.complex128], NDArray[Any]]:
-        """ln M⁻¹(y) up to multiples of 2πi, and y times its derivative."""
+        """ln M⁻¹(y) up to multiples of 2πi, and y times its derivative, from ζ and M′(ζ)."""
         with np.errstate(all="ignore"):  # zeros and poles lie on the way
             value = self.constant - np.log(self.last * y + 0j)
             slope = -np.ones_like(value)
@@ -238,9 +238,9 @@ class _Product:
                 slope = slope + power * ratio * y / (1 + ratio * y)
             for f in self.curved:
                 a = f.outer * y
-                w = zeta(f, a)
+                w, transform_slope = zeta(f, a)
                 value = value + f.count * np.log(a * w + 0j)
-                slope = slope + f.count * (1 + a / (w * f.law.transform_slope(w)))
+                slope = slope + f.count * (1 + a / (w * transform_slope))
         return value, slope
 
     def real(self, y: Array) -> tuple[Array, Array, Array]:
@@ -280,12 +280,13 @@ class _Product:
         if not found.size:
             return float(log[-1])
 
-        def at(t: float) -> float:
-            return float(self.real(np.array([y(t)]))[2][0])
+        def height(t: float) -> float:
+            return turn * float(self.real(np.array([y(t)]))[0][0])
 
-        k = int(found[0])
-        t = brentq(at, grid[k], grid[k + 1], xtol=1e-13)
-        return float(self.real(np.array([y(t)]))[0][0])
+        # The extremum itself is enough: rounding of ζ may move a root of the slope out of bounds.
+        around = (grid[max(found[0] - 1, 0)], grid[min(found[0] + 2, grid.size - 1)])
+        best = minimize_scalar(height, bounds=around, method="bounded", options={"xatol": 1e-9})
+        return turn * float(best.fun)
 
     def at_upper(self) -> float:
         """The share of λ at the upper edge: lim y (M⁻¹(y)/M⁻¹(∞) − 1) for y → ∞."""
@@ -362,8 +363,8 @@ class _Follower:
         inner = self.inner.copy()
 
         def zeta(f: _Factor, a: Any) -> Any:
-            inner[f] = f.law.inverse_near(complex(a), inner[f])
-            return np.complex128(inner[f])
+            w = inner[f] = f.law.inverse_near(complex(a), inner[f])
+            return w, f.law.transform_slope(w)
 
         log_y = self.log_y + (target - self.place) / self.slope
         for _ in range(12):
