@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isograd.errors import TheoryError, nearest
-from isograd.theory.activation import PhiLike
-from isograd.theory.moments import length_map, moments
+from isograd.theory.activation import PhiLike, phi_of
+from isograd.theory.moments import moments
 from isograd.theory.quadrature import check_variance
 
 TORCH_LEAKY_SLOPE = 0.01
@@ -120,7 +120,7 @@ class OverDepth:
     """What L layers of one kind do, at infinite width.
 
     Attributes:
-        q: variances of the pre-activations of layers 1 … L, from the given q₀ on.
+        q: variances of the pre-activations after each layer; 0 and inf beyond 10^±200.
         log_signal: ln(q_L/q₀).
         log_gradient: ln of the factor on E δ² back over the L layers, Σ ln χ₁(q_l).
     """
@@ -143,18 +143,38 @@ def over_depth(
         sw2: σ_w².
         layers: L.
         sb2: σ_b².
-        q0: variance of the pre-activations that enter.
+        q0: variance of the pre-activations that enter, above 0.
+
+    Raises:
+        TheoryError: a variance is not one, or an integral does not converge.
 
     References: Glorot & Bengio 2010, eqs. 5–11; He et al. 2015, sec. 2.2; Poole et al. 2016, eq. 3.
     """
-    q, log_gradient, seen = check_variance(q0, "q₀"), 0.0, []
+    phi, sw2, sb2 = phi_of(phi), check_variance(sw2, "σ_w²"), check_variance(sb2, "σ_b²")
+    q = check_variance(q0, "q₀")
+    if not q > 0:
+        raise TheoryError("q₀ must be above 0", came=repr(q0))
+    seen, log_signal, log_gradient = [], 0.0, 0.0
     for _ in range(layers):
-        factor = sw2 * moments(phi, q).slope
-        log_gradient += math.log(factor) if factor > 0 else -math.inf
-        q = length_map(phi, q, sw2, sb2)
-        seen.append(q)
-    log_signal = math.log(q / q0) if q > 0 and q0 > 0 else math.copysign(math.inf, q - q0)
+        m = moments(phi, q)
+        v = sw2 * m.second + sb2
+        log_gradient += _log(sw2 * m.slope)
+        log_signal += _log(v / q)
+        seen.append(0.0 if v <= _TINY else math.inf if v >= _HUGE else v)
+        if v == 0:
+            log_gradient += (layers - len(seen)) * _log(sw2 * moments(phi, 0.0).slope)
+            seen += [0.0] * (layers - len(seen))
+            break
+        # Out there φ is homogeneous, or the averages are refused: the factors stay.
+        q = min(max(v, _TINY), _HUGE)
     return OverDepth(tuple(seen), log_signal, log_gradient)
+
+
+_TINY, _HUGE = 1e-200, 1e200
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf
 
 
 Role = Literal["input", "hidden", "output", "bias"]

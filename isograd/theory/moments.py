@@ -56,11 +56,26 @@ def _moments(phi: Phi, q: float) -> Moments:
     mean, second, slope, growth = map(
         float, expectations(integrands, q, kinks=phi.kinks, cuts=phi.cuts, name=phi.name)
     )
+    if q == 0:
+        _refuse_without_limit(phi)
     if q == 0 and abs(mean) < 1e-100:
         return Moments(0.0, 0.0, slope, slope)  # φ ≈ φ′(0±)·u through the origin
     if q == 0:
         growth = moments(phi, 1e-8).growth
     return Moments(mean, second, slope, growth)
+
+
+def _refuse_without_limit(phi: Phi) -> None:
+    """φ′ must settle towards 0 from each side: that of |u|^¾ does not."""
+    for side in (-1.0, 1.0):
+        near, nearer = phi.df(side * np.array([1e-120, 1e-150]))
+        if not math.isclose(near, nearer, rel_tol=1e-6, abs_tol=1e-100):
+            raise TheoryError(
+                "φ′ must have a limit at 0 from either side for averages at q = 0",
+                came=f"{near:.6g} and {nearer:.6g} next to it",
+                where=phi.name,
+                fix="q > 0",
+            )
 
 
 @dataclass(frozen=True, eq=False)

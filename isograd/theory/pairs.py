@@ -96,7 +96,8 @@ def _average(
     points, ends = np.array([0.0, *kinks]) / scale, np.array(cuts, np.float64) / scale
     centres, finest = points, min(1.0, 1 / scale)
     if kinks and c:
-        centres = np.concatenate([points, points[1:] / c])
+        crossed = points[1:][np.abs(points[1:]) <= reach * abs(c)] / c
+        centres = np.concatenate([points, crossed])
         finest = min(finest, rest / abs(c))
     edges = np.unique(graded(centres, finest, reach=reach, width=2.0, cuts=ends))
 

@@ -7,7 +7,6 @@ end, or not before the panels are tiny, closes in on a kink.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -87,7 +86,7 @@ def kinks_of(f: Function, df: Function, name: str) -> tuple[Panels, dict[float, 
         found |= new
 
 
-def _closed_in_on(panels: Panels, known: Collection[float]) -> dict[float, float]:
+def _closed_in_on(panels: Panels, known: dict[float, float]) -> dict[float, float]:
     """The places, beside those known, that halving closed in on.
 
     About a kink, and about an infinite slope, a panel is at least ¼ as wide as it is far away;
@@ -98,9 +97,10 @@ def _closed_in_on(panels: Panels, known: Collection[float]) -> dict[float, float
     for i in np.argsort(width, kind="stable"):
         if width[i] >= _KINK:
             break
-        if all(abs(middle[i] - kink) > 8 * width[i] for kink in (*known, *new)):
-            error = 3 * float(width[i])
-            new[_simplest(float(middle[i]), error)] = error
+        taken = (known | new).items()
+        if all(abs(middle[i] - kink) > 8 * width[i] + 2 * error for kink, error in taken):
+            near = max(1.5 * float(width[i]), 1e-17)
+            new[_simplest(float(middle[i]), near)] = 3 * near
     return new
 
 
