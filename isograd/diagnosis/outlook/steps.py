@@ -8,8 +8,9 @@ from isograd.diagnosis.outlook.common import Item, Look, State
 from isograd.nn.spec import HalfSquaredError, Huber, MeanSquaredError
 
 CATAPULT = 6.0
-"""Times the stable rate 2/λ up to which wide networks still trained under the squared error: 12/λ
-for ReLU, less for others (Lewkowycz et al. 2020, sec. 2). A cross-entropy bends away from it."""
+"""Times the stable rate 2/λ up to which wide networks still trained by gradient descent on the
+squared error: 12/λ for ReLU, less for others (Lewkowycz et al. 2020, sec. 2). A cross-entropy is
+bounded in its slope, and bends away from such steps."""
 
 
 def learning_rate(look: Look) -> Item | None:
@@ -24,13 +25,19 @@ def learning_rate(look: Look) -> Item | None:
         return Item("learning rate", "note", None, s.lr, came, must, source)
     state: State = "ok"
     came = f"{s.lr:.2g}, in the range from {_text(s.low)} to {_text(s.high)}"
-    if s.standing == "above" and s.high is not None:
+    if s.low is not None and s.high is not None and s.low > s.high:
+        state = "note"
+        came = (
+            f"{s.lr:.2g}; none is both stable at the start, up to {s.high:.2g}, and high enough "
+            f"for the run, from {s.low:.2g} on"
+        )
+    elif s.standing == "above" and s.high is not None:
         state, times = "note", s.lr / s.high
         came = (
             f"{s.lr:.2g}, {times:.2g} times the largest that is stable at the start, {s.high:.2g}"
         )
         squared = isinstance(look.spec.network.loss, HalfSquaredError | MeanSquaredError | Huber)
-        if squared and times > CATAPULT:
+        if squared and look.epsilon is None and times > CATAPULT:
             state = "doubt"
     elif s.standing == "below":
         state = "note"
