@@ -83,7 +83,7 @@ def _gradient(case: Case, sign: float, name: str) -> Finding | None:
         step=step,
         evidence=evidence,
         cause=_budget_text(case, mean, gain),
-        expectation=theory_text(case.expectation),
+        expectation=theory_text(case, "delta", layers[0]),
         disproof=(
             f"‖δ‖ at layer 1 within e^{TRAINABLE / 2:.0f} of that at layer {case.model.depth} "
             f"(it is {abs(decades):.1f} decades {lost}), or training just as poor once it is."
@@ -170,7 +170,7 @@ def vanishing_signal(case: Case) -> Finding | None:
             f"Different inputs give the same pre-activations: their spread over the batch falls "
             f"by {abs(decades):.1f} decades over {case.model.depth - 1} layers.{drowned}"
         ),
-        expectation=theory_text(case.expectation),
+        expectation=theory_text(case, "signal", layers[-1]),
         disproof=f"A spread at layer {case.model.depth} within e^{TRAINABLE / 2:.0f} of that at "
         "layer 1, or training just as poor once it is.",
     )
@@ -210,7 +210,7 @@ def exploding_signal(case: Case) -> Finding | None:
             f"The pre-activations grow by {decades:.1f} decades over {case.model.depth - 2} "
             "layers: the weights amplify more than the activation takes away."
         ),
-        expectation=theory_text(case.expectation),
+        expectation=theory_text(case, "scale", case.model.depth - 1),
         disproof=f"Pre-activations of layer {case.model.depth - 1} within e^{TRAINABLE / 2:.0f} "
         "of those of layer 1, or training just as poor once they are.",
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from isograd.diagnosis.case import TRAINABLE, Case
 from isograd.diagnosis.findings import Finding
-from isograd.diagnosis.rules.common import severity, theory_text
+from isograd.diagnosis.rules.common import network_text, severity, theory_text
 from isograd.nn.model import Model
 from isograd.telemetry.records import Record, Site
 
@@ -46,7 +46,7 @@ def non_finite(case: Case) -> Finding | None:
                     f"the largest magnitude computed before them was {before:.1e}, and "
                     f"{case.spec.dtype} ends at {limit:.1e}.{share}"
                 ),
-                expectation=theory_text(case.expectation),
+                expectation=theory_text(case, "scale", site.layer),
                 disproof=f"The same step in float64 would also be non-finite first at {site} "
                 "if the cause were not the range of the format.",
             )
@@ -64,7 +64,7 @@ def non_finite(case: Case) -> Finding | None:
             },
             cause="The loss, the norm of the gradient or what the update rule keeps is not finite, "
             f"every layer's values are: the overflow is in a sum or a square of them.{share}",
-            expectation=theory_text(case.expectation),
+            expectation=network_text(case.expectation),
             disproof="A finite loss at the same parameters in float64.",
         )
     return None

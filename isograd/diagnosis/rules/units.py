@@ -27,7 +27,7 @@ def dead_units(case: Case) -> Finding | None:
             f"measured in the last half of the run switches on: fewer than the {needed} "
             "outputs that must be told apart behind it."
         ),
-        expectation=theory_text(case.expectation),
+        expectation=theory_text(case, "scale", int(worst[0])),
         disproof="Rows of the training data that switch more of these units on.",
     )
 
@@ -47,7 +47,7 @@ def saturated_units(case: Case) -> Finding | None:
             f"In layer {worst[0]:.0f}, {worst[1]:.0%} of the values lie where |φ′| is below 1 % "
             "of its largest: less than a hundredth of the error signal passes there."
         ),
-        expectation=theory_text(case.expectation),
+        expectation=theory_text(case, "scale", int(worst[0])),
         disproof="Pre-activations most of which lie in the active interval.",
     )
 
