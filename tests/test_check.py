@@ -438,6 +438,13 @@ def test_what_cannot_be_checked_is_refused(
         isograd.check(*arguments, **settings)
 
 
+def test_what_a_training_would_refuse_is_refused() -> None:
+    """A batch of one row cannot be normalised over, and is not filled up."""
+    layers = (Dense(8), BatchNorm(), Activation("relu"), Dense(3))
+    with pytest.raises(SpecError, match="at least 2 rows"):
+        Given(layers, training=Training(batch_size=1)).check()
+
+
 def test_values_that_are_missing_are_refused() -> None:
     holes = X.copy()
     holes[3, 4] = math.nan

@@ -72,7 +72,9 @@ def first_batch(start: Start, n: int) -> NDArray[np.int64]:
     """The rows that are looked at: those of the run's first batch, and more or fewer of them."""
     rng = np.random.default_rng()
     rng.bit_generator.state = start.state.order
-    rows = min(n, min(max(start.batch_size, FEWEST_ROWS), MOST_ROWS))
+    # What a normalisation over the batch does depends on its rows; one row it refuses.
+    fewest = start.batch_size if start.model.statistics else FEWEST_ROWS
+    rows = min(n, min(max(start.batch_size, fewest), MOST_ROWS))
     return rng.permutation(n)[:rows]
 
 
