@@ -9,7 +9,7 @@ both (Trefethen 2013, ch. 8: interpolation then converges geometrically).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -162,8 +162,6 @@ def _extrapolated(s: Single, origin: float, log_scale: float) -> Single:
 
 
 def _replace(s: Single, mean: float, second: float, slope: float) -> Single:
-    from dataclasses import replace
-
     if mean and second:  # where a constant dominates, growth fades with q
         share = (second - mean * mean) / second / max((s.second - s.mean**2) / s.second, 1e-300)
         return replace(s, mean=mean, second=second, slope=slope, growth=s.growth * min(share, 1.0))
@@ -238,8 +236,8 @@ class _Panel:
                 where=f"{phi.name} at q = {self.q.max():.3g}",
             )
         first = _fit(self.points, rows.T).T
-        once = chebyshev.chebder(first, axis=1) * (2.0 / _PANEL)
-        twice = chebyshev.chebder(once, axis=1) * (2.0 / _PANEL)
+        once = np.asarray(chebyshev.chebder(first, axis=1), np.float64) * (2.0 / _PANEL)
+        twice = np.asarray(chebyshev.chebder(once, axis=1), np.float64) * (2.0 / _PANEL)
         return first, once, twice
 
     def single(self, x: float) -> Single:
@@ -308,7 +306,7 @@ def _chebyshev(x: float | Array, order: int) -> Array:
     """T_k(x), k < order: shape (order, …)."""
     angle = np.arccos(np.clip(x, -1.0, 1.0))
     k = np.arange(order)
-    return np.cos(np.multiply.outer(k, angle))
+    return np.asarray(np.cos(np.multiply.outer(k, angle)))
 
 
 def _fit(points: Array, values: Array) -> Array:
