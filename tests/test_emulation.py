@@ -323,7 +323,13 @@ def test_what_fails_at_the_least_scale_is_divergence(backend: str) -> None:
 
 def test_a_static_scale_too_large_is_divergence() -> None:
     spec = spec_of(Precision(gradients="fp16", loss_scale=2.0**30), dtype="float32")
-    assert fit(spec, split_of(spec)).stopped == "diverged"
+    outcome = fit(spec, split_of(spec))
+    assert outcome.stopped == "diverged"
+    found = non_finite(case_of(outcome))
+    assert found is not None
+    assert found.evidence["largest_of_format"] == 65504.0 * 2.0**-30
+    assert found.evidence["largest_before"] < 10.0
+    assert "fp16 at this loss scale ends at 6.1e-05" in found.cause
 
 
 # --- chunks, threads, resumed runs

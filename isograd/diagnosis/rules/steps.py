@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from isograd.diagnosis.case import TRAINABLE, Case
 from isograd.diagnosis.findings import Finding
 from isograd.diagnosis.rules.common import network_text, severity, theory_text
+from isograd.engine.number_formats import number_format
 from isograd.nn.model import Model
-from isograd.telemetry.records import Record, Site
+from isograd.nn.precision import DYNAMIC
+from isograd.telemetry.records import Parameter, Record, Signal, Site
 
 # --- non-finite values
 
@@ -27,7 +29,7 @@ def non_finite(case: Case) -> Finding | None:
             if summary is None or not summary.nonfinite:
                 continue
             before = _largest_before(case, record, site)
-            limit = float(np.finfo(case.spec.dtype).max)
+            form, limit = _end(case, site)
             return Finding(
                 name="non-finite value",
                 severity=severity(case, starved=False),
@@ -44,7 +46,7 @@ def non_finite(case: Case) -> Finding | None:
                 cause=(
                     f"{summary.nonfinite} of {summary.count} values at {site} are not finite; "
                     f"the largest magnitude computed before them was {before:.1e}, and "
-                    f"{case.spec.dtype} ends at {limit:.1e}.{share}"
+                    f"{form} ends at {limit:.1e}.{share}"
                 ),
                 expectation=theory_text(case, "scale", site.layer),
                 disproof=f"The same step in float64 would also be non-finite first at {site} "
@@ -77,6 +79,26 @@ def computed(model: Model) -> list[Site]:
     parameters = sorted(model.shapes, key=lambda name: -Site.parse(name).layer)  # from the top
     gradients = [kind + name for kind in ("d", "u") for name in parameters]
     return [Site.parse(s) for s in (*parameters, *forward, *backward, *gradients)]
+
+
+def _end(case: Case, site: Site) -> tuple[str, float]:
+    """The format of the numbers at a site, and the largest of them."""
+    dtype, precision = case.spec.dtype, case.spec.training.precision
+    forms = precision.formats if precision is not None else {}
+    if site.kind.startswith("d"):
+        key = "gradients"
+    elif site.kind in get_args(Signal) and site.kind != "v":
+        key = "activations"
+    elif site.kind in get_args(Parameter) and precision is not None and not precision.master:
+        key = "weights"
+    else:
+        key = ""
+    if precision is None or key not in forms:
+        return dtype, float(np.finfo(dtype).max)
+    largest = min(number_format(forms[key]).max, float(np.finfo(dtype).max))
+    if key != "gradients" or precision.loss_scale in (1.0, DYNAMIC):  # whose least is 1
+        return forms[key], largest
+    return f"{forms[key]} at this loss scale", largest / float(precision.loss_scale)
 
 
 def _largest_before(case: Case, record: Record, site: Site) -> float:
