@@ -39,6 +39,7 @@ _WIDTHS = (
     0.0625,
 )  # of the largest panels of an inner line, tried in turn
 _AIM = 1e-9
+_MOST = 1 << 10  # outer panels
 _VALUES = 1 << 20  # at once, to bound the memory
 
 
@@ -112,7 +113,10 @@ def _average(
         # The errors of the inner lines are a second average, to the size of the first.
         sums = np.stack([means.sum(axis=-1), errors.sum(axis=-1)])
         size = np.broadcast_to(sizes.sum(axis=-1), sums.shape)
-        return sums, size, np.stack([rule_errors(means), np.zeros(len(means))])
+        outer = rule_errors(means)
+        if sums[1].sum() > _AIM * size.sum():
+            outer[:] = 0.0  # the inner lines decide: no panel need be halved for their noise
+        return sums, size, np.stack([outer, np.zeros(len(outer))])
 
     def line(width: float, z1: Array) -> tuple[Array, Array, Array]:
         meets = (points - c * z1[:, None]) / rest
@@ -131,7 +135,7 @@ def _average(
         )
 
     for width in _WIDTHS:
-        got = adapted(partial(panel_sums, width), edges, _AIM)
+        got = adapted(partial(panel_sums, width), edges, _AIM, most=_MOST)
         error = got.error + (float(got.value[1] / got.size[0]) if got.size[0] > 0 else 0.0)
         if error <= _AIM:
             return got

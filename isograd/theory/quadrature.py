@@ -260,7 +260,11 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 def adapted(
-    panel_sums: Callable[[Array, Array], tuple[Array, Array, Array]], edges: Array, aim: float
+    panel_sums: Callable[[Array, Array], tuple[Array, Array, Array]],
+    edges: Array,
+    aim: float,
+    *,
+    most: int = _MAX_PANELS,
 ) -> Adapted:
     """Averages over panels, halved where their rule sees an error.
 
@@ -269,6 +273,7 @@ def adapted(
             rule's errors, each (k, P).
         edges: the panels to begin with, ascending.
         aim: relative error to reach, if it can be reached.
+        most: panels at once.
     """
     a, b = edges[:-1], edges[1:]
     value = size = tail = error = np.zeros(1)
@@ -283,7 +288,7 @@ def adapted(
         # In a narrower panel a node may round onto the singularity at its end, unless that is 0.
         wide = b - a > 2e3 * np.finfo(np.float64).eps * np.minimum(np.abs(a), np.abs(b))
         split = (share > aim / max(1000, count)) & wide & (left > 0)
-        split &= 2 * np.count_nonzero(split) <= _MAX_PANELS
+        split &= 2 * np.count_nonzero(split) <= most
         done = ~split
         outer = done & (np.maximum(np.abs(a), np.abs(b)) > rim)
         value = value + sums[:, done].sum(axis=1)
