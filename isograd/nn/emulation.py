@@ -52,9 +52,7 @@ class Emulation:
         return self._back(value, "d activations", number)
 
     def updated(self, theta: Value) -> Value:
-        """All parameters after an update, as they are kept."""
-        if self.precision.master:
-            return theta
+        """All parameters after an update, as they are kept without a master copy."""
         return self._rounded(theta, self.precision.weights, "parameters", 0)
 
     def _rounded(self, x: Value, form: str | None, stream: str, number: int) -> Value:
