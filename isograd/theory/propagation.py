@@ -355,7 +355,13 @@ def _elementwise(phi: Phi, x: Signal) -> Signal:
     kept = np.where(before > 1e-300, np.sqrt(np.maximum(after, 0.0) / before), 0.0)
     y = _moved(x, y, law, _NONE, kept)
     y.shift[0] += 0.5 * one.bend * x.cov[0, 0]
+    y.shift[0] += _on_sphere(x, one.growth, one.bend)
     return y
+
+
+def _on_sphere(x: Signal, growth: float, bend: float) -> float:
+    """What ln of an average over Gaussians gains where their norm is fixed: −½q²V″/V · 2/n."""
+    return -0.5 * (bend + growth * growth - growth) * x.fixed / x.width
 
 
 def _response(phi: Phi, x: Signal) -> tuple[Single, Pair]:
@@ -666,6 +672,7 @@ def _elementwise_back(phi: Phi, g: Gradient, x: Signal) -> Gradient:
     return replace(
         g,
         log_norm2=g.log_norm2 + math.log(one.slope),
+        law_mean=g.law_mean + _on_sphere(x, one.slope_growth, one.slope_bend),
         law_var=max(0.0, g.law_var + 2.0 * float(g.pull[0]) * joint / x.width),
         chance=(1.0 + g.chance + g.fixed) * one.slope_kurtosis - 1.0 - g.fixed - taken,
         pair_chance=(1.0 + g.pair_chance + fixed) * square - 1.0 - fixed - taken * x.alike,
