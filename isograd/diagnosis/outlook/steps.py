@@ -34,7 +34,8 @@ def learning_rate(look: Look) -> Item | None:
     elif s.standing == "above" and s.high is not None:
         state, times = "note", s.lr / s.high
         came = (
-            f"{s.lr:.2g}, {times:.2g} times the largest that is stable at the start, {s.high:.2g}"
+            f"{s.lr:.2g}, {times:.2g} times the largest that is stable at the start, {s.high:.2g}; "
+            f"one to try is {s.rate:.2g}"
         )
         squared = isinstance(look.spec.network.loss, HalfSquaredError | MeanSquaredError | Huber)
         if squared and look.epsilon is None and times > CATAPULT:
