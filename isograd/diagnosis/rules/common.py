@@ -16,8 +16,6 @@ def severity(case: Case, starved: bool) -> Severity:
     return "serious" if starved else "minor"
 
 
-_SIZES = {"delta": "‖δ{}‖/‖δᴸ‖", "signal": "rms v{}", "scale": "rms z{}"}
-"""What a profile holds of a layer, as it is written in a text."""
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -34,7 +32,8 @@ def theory_text(case: Case, size: Literal["delta", "signal", "scale"], layer: in
     texts = []
     band = next((getattr(at, size) for at in e.layers if at.layer == layer), None)
     if band is not None and math.isfinite(band.sd):
-        name = _SIZES[size].format(str(layer).translate(_SUPERSCRIPTS))
+        number = str(layer).translate(_SUPERSCRIPTS)
+        name = f"‖δ{number}‖/‖δᴸ‖" if size == "delta" else f"rms of layer {layer}'s {size}"
         measured = ""
         if case.profiles:
             first = case.profiles[0]
