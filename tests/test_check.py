@@ -153,7 +153,7 @@ PLANTED: dict[str, tuple[Given, dict[str, str], str]] = {
         "will not",
     ),
     "half saturated": (
-        Given(chain(3, "tanh"), Normal(5.0)),
+        Given(chain(3, "tanh"), Normal(1.0)),
         {"saturated units": "note"},
         "will train",
     ),
