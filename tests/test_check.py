@@ -40,6 +40,7 @@ from isograd.nn import (
     Network,
     Normal,
     Orthogonal,
+    Precision,
     Repeat,
     Residual,
     SoftmaxCrossEntropy,
@@ -70,6 +71,9 @@ def chain(
 
 
 XAVIER, SLOW, SOFTMAX = Xavier(), SGD(0.05), SoftmaxCrossEntropy()
+HALF = Training(
+    precision=Precision(weights="fp16", activations="fp16", gradients="fp16", loss_scale="dynamic")
+)
 PLAIN, RAW, USUAL = Data(ARRAYS), Data(ARRAYS, standardise=False), Training()
 
 
@@ -140,6 +144,11 @@ PLANTED: dict[str, tuple[Given, dict[str, str], str]] = {
         Given(chain(24, "relu", BatchNorm()), He()),
         {"error signal": "note", "signal": "ok"},
         "will train",
+    ),
+    "too large for an emulated format": (
+        Given(RELU, Normal(1.5), training=Training(precision=Precision(activations="fp8_e4m3"))),
+        {"finite values": "bad"},
+        "will not",
     ),
     "too large for the format": (
         Given(chain(4, "relu"), Normal(1e15)),
@@ -230,6 +239,7 @@ HEALTHY: dict[str, Given] = {
     "two classes": Given(chain(4, "tanh", outputs=1), loss=BinaryCrossEntropy(), y=LABELS > 0),
     "batches of one row": Given(TANH, training=Training(batch_size=1)),
     "a last layer of zeros": Given((*RELU[:-1], Dense(3, init=Zeros())), He()),
+    "emulated fp16, dynamic loss scale": Given(RELU, He(), training=HALF),
     "three rows": Given(TANH, X=X[:6], y=np.array([0, 1, 2, 0, 1, 2])),
 }
 

@@ -15,13 +15,14 @@ from isograd.diagnosis.findings import Profile
 from isograd.engine.graph import ArraySpec
 from isograd.nn.model import Model, Noise
 from isograd.nn.spec import Spec
+from isograd.optim.loss_scale import FIRST, LEAST
 from isograd.optim.rules import optimiser
 from isograd.telemetry.measured import measured_scan
 from isograd.telemetry.records import Record, Site
 from isograd.telemetry.summary import Summary
 from isograd.training.data import Split
 from isograd.training.start import Start, schedule_of
-from isograd.training.step import batch_of, parameters, trace_step
+from isograd.training.step import batch_of, is_dynamic, parameters, trace_step
 
 MOST_ROWS = 1024
 """Of larger batches the first rows are taken: sizes per layer are means over them."""
@@ -105,6 +106,7 @@ def first_step(
         ArraySpec(y.shape, y.dtype),
         len(rows),
         start.key,
+        spec.training.precision,
     )
     step = measured_scan(
         graph,
@@ -122,9 +124,14 @@ def first_step(
         lr = (spec.optimiser.lr * factors).astype(spec.dtype)
     number = np.arange(steps, dtype=np.uint32)
     carry = (state.theta, state.rule, dict(state.statistics))
-    (theta, *_), (losses, *_), applied, measured = step(
-        carry, (x, y), (np.tile(rows, (steps, 1)), lr, number)
-    )
+    each = np.tile(rows, (steps, 1)), lr, number
+    scale = FIRST if is_dynamic(spec.training.precision) else None
+    while True:
+        given = each if scale is None else (*each, np.full(steps, scale, spec.dtype))
+        (theta, *_), (losses, *_), applied, measured = step(carry, (x, y), given)
+        if applied == steps or scale is None or scale <= LEAST:
+            break
+        scale *= 0.5  # as a run does, which does not count such steps
     summaries = measured[-1]
     after = model.train_loss(
         parameters(start.layout, theta) | dict(state.statistics),
