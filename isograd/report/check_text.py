@@ -114,7 +114,8 @@ def _chart(check: Check, width: int) -> RenderableType:
     if layers:
         legend.append("\n├┼┤", "dim")
         legend.append(" theory, with the spread of 95 % of draws of the weights")
-    return Group(legend, chart(depth, series, columns, width=width))
+    drawn = chart(depth, series, columns, width=width)
+    return Group(legend, drawn) if isinstance(drawn, Table) else drawn
 
 
 def bar(band: Band) -> tuple[float, float, float]:

@@ -118,7 +118,8 @@ def chart(profile: Profile, *, width: int = WIDTH) -> RenderableType:
         ("●", "magenta"),
         " error signal ‖δ‖",
     )
-    return Group(legend, over_depth(depth, series, columns, width=width))
+    drawn = over_depth(depth, series, columns, width=width)
+    return Group(legend, drawn) if isinstance(drawn, Table) else drawn
 
 
 def show_trials(console: Console, report: Report) -> None:
