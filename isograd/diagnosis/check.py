@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,12 +43,12 @@ class Check:
 
     verdict: Outlook
     reason: str
-    items: tuple[Item, ...]
-    model: Model
-    measured: FirstStep | None
-    expected: Expectation
-    step_size: StepSize | None
-    precision: PrecisionPlan | None
+    items: tuple[Item, ...] = field(repr=False)
+    model: Model = field(repr=False)
+    measured: FirstStep | None = field(repr=False)
+    expected: Expectation = field(repr=False)
+    step_size: StepSize | None = field(repr=False)
+    precision: PrecisionPlan | None = field(repr=False)
     flops: Flops
     notes: tuple[str, ...] = ()
 
