@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isograd.theory import propagation as P
+from isograd import theory as P
 
 
 def orthonormal(rng, n_out, n_in):

@@ -11,8 +11,8 @@ from drawn_networks import logs
 from scipy import stats
 from theory_table import FACTS, PHI
 
+from isograd import theory as P
 from isograd.theory import expectation2, moments
-from isograd.theory import propagation as P
 from isograd.theory.response import pair, single
 
 PHIS = {name: P.Elementwise(phi) for name, phi in PHI.items()}

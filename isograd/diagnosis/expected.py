@@ -15,7 +15,6 @@ from isograd.nn.activations import phi
 from isograd.nn.model import Model, Part
 from isograd.nn.places import Place, elementwise
 from isograd.nn.spec import Activation, BatchNorm, Dense, LayerNorm, Orthogonal, RMSNorm
-from isograd.theory import propagation as steps
 
 _LN10 = math.log(10.0)
 
@@ -40,26 +39,26 @@ def expected(
         What is expected of each weight layer, as far as theory goes, and of the network as a whole.
     """
     rows = batch or 10**9
-    start = steps.signal(second, cross, model.n_in, rows)
+    start = theory.signal(second, cross, model.n_in, rows)
     compiled, reason = _compiled(model)
-    signals = steps.forward(compiled, start)
+    signals = theory.forward(compiled, start)
     known = [i for i, p in enumerate(model.places) if p.part is Part.WEIGHTS]
     bands = []
     for number, i in enumerate(known, start=1):
         z = signals[i] if i < len(signals) else None
-        if not isinstance(z, steps.Signal):
-            if isinstance(z, steps.Unknown):
+        if not isinstance(z, theory.Signal):
+            if isinstance(z, theory.Unknown):
                 reason = f"{_where(model.places[z.step])}: {z.reason}"
             break
         bands.append((number, z))
     complete = len(bands) == len(known)
     top = known[-1] + 1 if complete else 0
-    gradients = steps.backward(compiled[:top], start, signals[:top])
+    gradients = theory.backward(compiled[:top], start, signals[:top])
     layers = []
     for (number, z), i in zip(bands, known, strict=False):
         below = gradients[i + 1] if i + 1 < top else None
         delta = Band(math.nan, math.nan)
-        if isinstance(below, steps.Gradient):
+        if isinstance(below, theory.Gradient):
             delta = _band(below.log_norm2 + below.log_mean, below.log_var)
         elif complete:
             delta = Band(0.0, 0.0)
@@ -102,9 +101,9 @@ def moments_of(
     return float(np.trace(gram)) / len(sample), np.asarray(np.quantile(pairs, middles))
 
 
-def _compiled(model: Model) -> tuple[list[steps.Step], str]:
+def _compiled(model: Model) -> tuple[list[theory.Step], str]:
     """The places as steps of theory, up to the first that has none, and why it has none."""
-    out: list[steps.Step] = []
+    out: list[theory.Step] = []
     for place in model.places:
         try:
             step = _step(model, place)
@@ -114,7 +113,7 @@ def _compiled(model: Model) -> tuple[list[steps.Step], str]:
     return out, ""
 
 
-def _step(model: Model, p: Place) -> steps.Step:
+def _step(model: Model, p: Place) -> theory.Step:
     layer = p.spec
     match p.part:
         case Part.WEIGHTS:
@@ -123,28 +122,28 @@ def _step(model: Model, p: Place) -> steps.Step:
             if law is None:
                 raise TheoryError("the weights are not random, or scaled to the data")
             init = layer.init or model.network.init
-            return steps.Linear(
+            return theory.Linear(
                 law.sigma_w2, law.sigma_b2, p.n_in, p.n_out, isinstance(init, Orthogonal)
             )
         case Part.ACTIVATION:
             assert isinstance(layer, Activation)
             if not elementwise(layer):
                 raise TheoryError("an activation that mixes units is outside this theory")
-            return steps.Elementwise(phi(layer))
+            return theory.Elementwise(phi(layer))
         case Part.DROPOUT:
-            return steps.Dropout(layer.rate)  # type: ignore[union-attr]
+            return theory.Dropout(layer.rate)  # type: ignore[union-attr]
         case Part.SCALE:
-            return steps.Scale(layer.value)  # type: ignore[union-attr]
+            return theory.Scale(layer.value)  # type: ignore[union-attr]
         case Part.SKIP_OPENS:
-            return steps.SkipOpens()
+            return theory.SkipOpens()
         case Part.SKIP_CLOSES:
-            return steps.SkipCloses()
+            return theory.SkipCloses()
     if isinstance(layer, BatchNorm):
-        return steps.Normalise("batch", layer.eps)
+        return theory.Normalise("batch", layer.eps)
     if isinstance(layer, LayerNorm):
-        return steps.Normalise("features", layer.eps)
+        return theory.Normalise("features", layer.eps)
     assert isinstance(layer, RMSNorm)
-    return steps.Normalise("square", layer.eps)
+    return theory.Normalise("square", layer.eps)
 
 
 def _where(place: Place) -> str:

@@ -27,6 +27,7 @@ from isograd.theory.formats import (
     shares,
 )
 from isograd.theory.forward_error import DenseLayer, LayerBound, forward_error
+from isograd.theory.gradients import Gradient, backward
 from isograd.theory.jacobian import (
     Bounded,
     Jacobian,
@@ -57,6 +58,7 @@ from isograd.theory.moments import (
 from isograd.theory.pairs import expectation2
 from isograd.theory.precision import PrecisionPlan
 from isograd.theory.precision import plan as precision_plan
+from isograd.theory.propagation import forward
 from isograd.theory.quadrature import (
     Phi,
     expectation,
@@ -84,6 +86,19 @@ from isograd.theory.sharpness import (
     stability_limit,
     steady_gain,
 )
+from isograd.theory.signals import (
+    Dropout,
+    Elementwise,
+    Linear,
+    Normalise,
+    Scale,
+    Signal,
+    SkipCloses,
+    SkipOpens,
+    Step,
+    Unknown,
+    signal,
+)
 from isograd.theory.spectra import (
     PredictedSpectrum,
     RandomLayer,
@@ -107,17 +122,22 @@ __all__ = [
     "Convention",
     "Critical",
     "DenseLayer",
+    "Dropout",
+    "Elementwise",
     "FixedPoint",
     "FixedPoints",
     "Flops",
+    "Gradient",
     "Jacobian",
     "JacobianSpectrum",
     "LayerBound",
     "Limits",
+    "Linear",
     "LossScale",
     "Lyapunov",
     "MeanField",
     "Moments",
+    "Normalise",
     "Normalised",
     "OverDepth",
     "Phi",
@@ -125,16 +145,23 @@ __all__ = [
     "PrecisionPlan",
     "PredictedSpectrum",
     "RandomLayer",
+    "Scale",
     "ShareRow",
     "Shares",
     "Sharpness",
+    "Signal",
     "SiteError",
+    "SkipCloses",
+    "SkipOpens",
+    "Step",
     "Tensor",
+    "Unknown",
     "UpdatesLost",
     "Weights",
     "WidthScaling",
     "adam_epsilon",
     "alternating_gain",
+    "backward",
     "backward_gain",
     "check_derivative",
     "chi",
@@ -149,6 +176,7 @@ __all__ = [
     "expectations",
     "expected_growth",
     "fixed_points",
+    "forward",
     "forward_error",
     "forward_gain",
     "gamma",
@@ -181,6 +209,7 @@ __all__ = [
     "share_table",
     "shares",
     "sharpness",
+    "signal",
     "singular_values",
     "sizes",
     "softmax_condition",

@@ -1,0 +1,218 @@
+"""The steps of a network, and what theory knows of the units between them.
+
+References:
+    Poole et al. 2016 (layers and activations); Hanin & Nica 2019, Roberts, Yaida & Hanin 2022,
+    ch. 4 (finite width).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from isograd.theory.finite_width import log_mean_square
+from isograd.theory.quadrature import Array, Phi
+
+# --- the steps
+
+
+@dataclass(frozen=True)
+class Linear:
+    """z = W a + b, Var W = σ_w²/n_in, Var b = σ_b²; or W orthonormal times a gain, as scaled."""
+
+    sigma_w2: float
+    sigma_b2: float
+    n_in: int
+    n_out: int
+    orthogonal: bool = False
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """a = φ(z)."""
+
+    phi: Phi
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Each value 0 with probability `rate`, else divided by 1 − rate."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """To mean 0 and variance 1 over features or batch, or to mean square 1 ("square")."""
+
+    over: Literal["features", "square", "batch"]
+    eps: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """x times one number."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class SkipOpens:
+    """What comes here is added again where the block closes."""
+
+
+@dataclass(frozen=True)
+class SkipCloses:
+    """x + f(x), f the steps since the block opened."""
+
+
+Step: TypeAlias = Linear | Elementwise | Dropout | Normalise | Scale | SkipOpens | SkipCloses
+
+
+# --- what is known between them
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Where theory ends: the number of the first step it does not cover, and why."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """The units of a layer over draws of the weights.
+
+    Their chance is that of four numbers: the logarithms of the mean square and of the spread, each
+    as the layers below decide it (its *law*), and what the units themselves add.
+
+    Attributes:
+        mean: E x of a unit.
+        second: E x².
+        spread: ½E(x − x′)² of two inputs, one entry per kind of pair: E x² − E xx′ without its
+            cancellation.
+        gaussian: whether units are Gaussian, jointly over inputs, given the layers below.
+        width: number of units, n.
+        batch: rows that mean square and spread are taken over; None is one, or one pair.
+        shift: mean over draws of law (2) and units (2), less the logarithms of `second` and
+            of the mean of `spread`.
+        cov: their covariance (4, 4); within blocks larger, by what the open skips carry.
+        chance: n times the variance of the units' mean square, relative to its square, given the
+            law; and `pair_chance` the covariance of those of two inputs.
+        both_chance, spread_chance: likewise with the spread, and of the spread.
+        rough: how far the spreads of single pairs differ by chance, as a variance relative to
+            their square.
+        active: the share of units that are not 0.
+        fixed: n times what a norm that is held fixed takes from `chance` of Gaussian units.
+        centred: whether the units' mean is held at 0 too.
+    """
+
+    mean: float
+    second: float
+    spread: Array
+    gaussian: bool
+    width: int
+    batch: int | None = None
+    shift: Array = field(default_factory=lambda: np.zeros(4))
+    cov: Array = field(default_factory=lambda: np.zeros((4, 4)))
+    chance: float = 0.0
+    pair_chance: float = 0.0
+    both_chance: float = 0.0
+    spread_chance: float = 0.0
+    rough: float = 0.0
+    active: float = 1.0
+    fixed: float = 0.0
+    centred: bool = False
+
+    @property
+    def cross(self) -> Array:
+        """E xx′ of two inputs."""
+        return self.second - self.spread
+
+    @property
+    def correlation(self) -> Array:
+        """E xx′/E x²."""
+        return 1.0 - self.spread / self.second
+
+    @property
+    def alike(self) -> float:
+        """Mean squared correlation of two inputs."""
+        apart = self.spread / self.second
+        return mean_of((1.0 - apart) ** 2 + self.rough * apart**2)
+
+    @property
+    def plurality(self) -> float:
+        """1/d: inputs differ from their mean in d directions, if they differed in all alike."""
+        if not self.spread.any():
+            return 0.0
+        varied = float(np.var(self.spread) / np.mean(self.spread) ** 2)
+        return 1.0 / max(1, (self.batch or 2) - 1) + varied + self.rough
+
+    @property
+    def log_mean(self) -> float:
+        """Over draws, the mean of ln of the units' mean square, less ln E x²."""
+        return float(self.shift[0] + self.shift[2])
+
+    @property
+    def log_var(self) -> float:
+        """Over draws, the variance of ln of the units' mean square."""
+        return float(self.cov[0, 0] + 2.0 * self.cov[0, 2] + self.cov[2, 2])
+
+    @property
+    def spread_log_mean(self) -> float:
+        """Over draws, the mean of ln of the units' spread, less the ln of the mean of `spread`."""
+        return float(self.shift[1] + self.shift[3])
+
+    @property
+    def spread_log_var(self) -> float:
+        """Over draws, the variance of ln of the units' spread."""
+        return float(self.cov[1, 1] + 2.0 * self.cov[1, 3] + self.cov[3, 3])
+
+
+def signal(
+    second: float, cross: ArrayLike | None = None, width: int = 1, batch: int | None = None
+) -> Signal:
+    """Given inputs: no chance in them.
+
+    Args:
+        second: mean square of a feature.
+        cross: E xx′ of two inputs, or quantiles of it over pairs; None: uncorrelated.
+        width: number of features.
+        batch: rows, as in `Signal`.
+    """
+    spread = second - np.atleast_1d(np.asarray(0.0 if cross is None else cross, np.float64))
+    return Signal(0.0, float(second), np.maximum(spread, 0.0), False, width, batch)
+
+
+def mean_of(values: Array) -> float:
+    return float(values.sum()) / values.size
+
+
+def chance_of(
+    width: int, batch: int | None, chance: float, pair_chance: float, active: float = 1.0
+) -> tuple[float, float]:
+    """Mean and variance of the logarithm of a mean square over units, and rows of a batch."""
+    if batch is None:
+        return log_mean_square(width, 1.0 + chance, active)
+    return log_mean_square(width, 1.0 + chance / batch + (1.0 - 1.0 / batch) * pair_chance)
+
+
+__all__ = [
+    "Dropout",
+    "Elementwise",
+    "Linear",
+    "Normalise",
+    "Scale",
+    "Signal",
+    "SkipCloses",
+    "SkipOpens",
+    "Step",
+    "Unknown",
+    "chance_of",
+    "mean_of",
+    "signal",
+]
