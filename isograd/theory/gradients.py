@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from isograd.errors import TheoryError
 from isograd.theory.propagation import (
-    elementwise_law,
     forward,
     linear_law,
     norm_law,
@@ -41,7 +39,7 @@ from isograd.theory.signals import (
     Step,
     Unknown,
     chance_of,
-    mean_of,
+    changed,
 )
 
 
@@ -95,7 +93,7 @@ class Gradient:
         """Over draws, the variance of ln‖∂L/∂x‖², relative to the top."""
         return self.law_var + self._units[1] + self.below[1]
 
-    @cached_property
+    @property
     def _units(self) -> tuple[float, float]:
         active = self.active if self.fixed == 0.0 else 1.0
         return chance_of(self.width, self.batch, self.chance, self.pair_chance, active)
@@ -103,7 +101,7 @@ class Gradient:
     def settled(self) -> Gradient:
         """Its units' chance counted among what the layers above decide."""
         mean, variance = self._units
-        return replace(
+        return changed(
             self,
             law_mean=self.law_mean + mean,
             law_var=self.law_var + variance,
@@ -116,7 +114,7 @@ class Gradient:
     def meeting(self, x: Signal) -> Gradient:
         """With what the signal at its place brings from below."""
         pull = self.pull + self.law_pull
-        return replace(self, below=(float(pull @ x.shift[:2]), float(pull @ x.cov[:2, :2] @ pull)))
+        return changed(self, below=(float(pull @ x.shift[:2]), float(pull @ x.cov[:2, :2] @ pull)))
 
 
 def backward(
@@ -139,7 +137,7 @@ def backward(
         return (top,) * len(steps)
     rows: tuple[Gradient | Unknown, ...] = ()
     if start.batch is not None and not any(map(_over_batch, steps)):
-        single_row = replace(start, batch=None)
+        single_row = changed(start, batch=None)
         rows = backward(steps, single_row, forward(steps, single_row))
     here = Gradient(0.0, top.width, top.batch, alike=1.0 / top.width)
     out: list[Gradient | Unknown] = []
@@ -157,7 +155,7 @@ def backward(
         met = here.meeting(x)
         row = rows[number] if rows else None
         if isinstance(row, Gradient):
-            met = replace(met, row=(row.log_mean, row.log_var))
+            met = changed(met, row=(row.log_mean, row.log_var))
         out.append(met)
     return tuple(reversed(out))
 
@@ -174,7 +172,7 @@ def _back(step: Step, g: Gradient, x: Signal, y: Signal) -> Gradient:
             return _elementwise_back(phi, g, x)
         case Dropout(rate=rate):
             lost = rate / (1.0 - rate)
-            return replace(
+            return changed(
                 g,
                 log_norm2=g.log_norm2 - math.log1p(-rate),
                 chance=g.chance + (1.0 + g.chance + g.fixed) * lost,
@@ -183,7 +181,7 @@ def _back(step: Step, g: Gradient, x: Signal, y: Signal) -> Gradient:
         case Scale(value=c):
             if not c:
                 raise TheoryError("a scale must not be 0: nothing passes it")
-            return replace(g, log_norm2=g.log_norm2 + math.log(c * c))
+            return changed(g, log_norm2=g.log_norm2 + math.log(c * c))
         case Normalise():
             return _norm_back(step, g, x)
     raise AssertionError(step)
@@ -191,7 +189,7 @@ def _back(step: Step, g: Gradient, x: Signal, y: Signal) -> Gradient:
 
 def _pulled(g: Gradient, x: Signal, pull: Array) -> Gradient:
     """`g` with a pull on the units of x, whose own chance it then feels."""
-    return replace(
+    return changed(
         g,
         law_mean=g.law_mean + float(pull @ x.shift[2:]),
         law_var=g.law_var + float(pull @ x.cov[2:4, 2:4] @ pull),
@@ -206,7 +204,7 @@ def _linear_back(step: Linear, g: Gradient, x: Signal, y: Signal) -> Gradient:
     fixed = step.n_in / max(step.n_in, step.n_out) if step.orthogonal else 0.0
     pull = linear_law(step, x, y).T @ (g.pull + g.law_pull)
     g = _pulled(g.settled(), x, pull)
-    return replace(
+    return changed(
         g,
         log_norm2=g.log_norm2 + math.log(step.sigma_w2),
         width=step.n_in,
@@ -218,25 +216,25 @@ def _linear_back(step: Linear, g: Gradient, x: Signal, y: Signal) -> Gradient:
 
 
 def _elementwise_back(phi: Phi, g: Gradient, x: Signal) -> Gradient:
-    one, two = response_of(phi, x)
-    square, share = mean_of(two.slope_square), 1.0 / (x.batch or 1)
+    r = response_of(phi, x)
+    one, share = r.one, 1.0 / (x.batch or 1)
     fixed = g.fixed * g.alike
     # The units that make the signal large by chance also make the slopes so.
     alike = share + (1.0 - share) * x.alike
-    joint = share * one.joint + (1.0 - share) * mean_of(two.joint) - 1.0
+    joint = share * one.joint + (1.0 - share) * r.joint - 1.0
     joint -= x.fixed * one.growth * one.slope_growth * alike
     taken = x.fixed * one.slope_growth**2  # a norm that is held fixed holds the slopes too
-    return replace(
+    return changed(
         g,
         log_norm2=g.log_norm2 + math.log(one.slope),
         law_mean=g.law_mean + on_sphere(x, one.slope_growth, one.slope_bend),
         law_var=max(0.0, g.law_var + 2.0 * float(g.pull[0]) * joint / x.width),
         chance=(1.0 + g.chance + g.fixed) * one.slope_kurtosis - 1.0 - g.fixed - taken,
-        pair_chance=(1.0 + g.pair_chance + fixed) * square - 1.0 - fixed - taken * x.alike,
+        pair_chance=(1.0 + g.pair_chance + fixed) * r.slope_square - 1.0 - fixed - taken * x.alike,
         active=g.active * one.slope_active,
-        alike=g.alike * mean_of((two.slope / one.slope) ** 2),
+        alike=g.alike * r.aligned,
         pull=np.zeros(2),
-        law_pull=elementwise_law(one, two, x).T @ g.pull + np.array([one.slope_growth, 0.0]),
+        law_pull=g.pull @ r.law + np.array([one.slope_growth, 0.0]),
     )
 
 
@@ -251,7 +249,7 @@ def _norm_back(step: Normalise, g: Gradient, x: Signal) -> Gradient:
         own = min(0.45, x.plurality)
         taken = 1.0 - (1.0 - 2.0 / x.batch) / (1.0 - 2.0 * own)
     g = _pulled(g.settled(), x, pull)
-    return replace(
+    return changed(
         g,
         log_norm2=g.log_norm2 + math.log(scale),
         law_mean=g.law_mean + math.log1p(-min(0.9, taken)),
@@ -264,7 +262,7 @@ def _joined(g: Gradient, f: Gradient) -> Gradient:
     rise = f.log_norm2 - g.log_norm2
     total = float(np.logaddexp(0.0, rise))
     own = math.exp(rise - total)
-    return replace(
+    return changed(
         f,
         log_norm2=g.log_norm2 + total,
         law_mean=g.law_mean + own * (f.law_mean - g.law_mean),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +35,7 @@ from isograd.theory.signals import (
     Step,
     Unknown,
     chance_of,
+    changed,
     mean_of,
 )
 
@@ -71,7 +72,7 @@ def forward(steps: Sequence[Step], start: Signal) -> tuple[Signal | Unknown, ...
     return tuple(out)
 
 
-_SAME, _NONE = np.eye(2), np.zeros((2, 2))
+_NONE = np.zeros((2, 2))
 
 
 def _through(step: Step, x: Signal) -> Signal:
@@ -85,7 +86,7 @@ def _through(step: Step, x: Signal) -> Signal:
         case Normalise():
             return _normalised(step, x)
         case Scale(value=c):
-            return replace(x, mean=c * x.mean, second=c * c * x.second, spread=c * c * x.spread)
+            return changed(x, mean=c * x.mean, second=c * c * x.second, spread=c * c * x.spread)
     raise AssertionError(step)
 
 
@@ -101,7 +102,7 @@ def _linear(step: Linear, x: Signal) -> Signal:
     y = Signal(0.0, q, spread, True, step.n_out, x.batch, rough=x.rough, fixed=2.0 * fixed)
     y = _gaussian(y, 1.0 - fixed)
     law = linear_law(step, x, y)
-    y = _moved(x, y, law, law, np.zeros(2))
+    y = _moved(x, y, law, law, (0.0, 0.0))
     y.shift[0] += 0.5 * law[0, 0] * (1.0 - law[0, 0]) * x.log_var
     return y
 
@@ -109,7 +110,7 @@ def _linear(step: Linear, x: Signal) -> Signal:
 def _gaussian(y: Signal, free: float) -> Signal:
     """Units that are Gaussian given the layers below, but for what a fixed norm takes."""
     varied = 2.0 * free * y.plurality
-    return replace(
+    return changed(
         y,
         chance=2.0 * free,
         pair_chance=2.0 * free * y.alike,
@@ -120,42 +121,44 @@ def _gaussian(y: Signal, free: float) -> Signal:
 
 def linear_law(step: Linear, x: Signal, y: Signal) -> Array:
     """How q and the spread behind weights follow those before."""
-    return np.diag([step.sigma_w2 * x.second / y.second, 1.0])
+    return np.array([[step.sigma_w2 * x.second / y.second, 0.0], [0.0, 1.0]])
 
 
 def _elementwise(phi: Phi, x: Signal) -> Signal:
     if not x.gaussian:
         raise TheoryError("an activation must read Gaussian pre-activations")
-    one, two = response_of(phi, x)
-    law = elementwise_law(one, two, x)
-    alike, slopes, own = x.alike, mean_of(two.slope_square), law[1, 1]
-    radial = np.array([one.growth, law[1].sum()])  # of a larger norm, on second and spread
-    taken = x.fixed * radial[0] * radial
+    r = response_of(phi, x)
+    one, alike, plurality = r.one, x.alike, x.plurality
+    own = float(r.law[1, 1])
+    radial = one.growth, float(r.law[1, 0]) + own  # of a larger norm, on second and spread
+    taken = x.fixed * radial[0] * radial[0], x.fixed * radial[0] * radial[1]
     tilted = one.tilt**2 if x.centred else 0.0
-    varied = slopes * (1.0 + (2.0 - x.fixed * own**2) * x.plurality) - 1.0
+    varied = r.slope_square * (1.0 + (2.0 - x.fixed * own**2) * plurality) - 1.0
     y = Signal(
         mean=one.mean,
         second=one.second,
-        spread=two.spread,
+        spread=r.spread,
         gaussian=False,
         width=x.width,
         batch=x.batch,
         chance=one.kurtosis - 1.0 - taken[0] - tilted,
-        pair_chance=mean_of(two.square) - 1.0 - taken[0] * alike - tilted * mean_of(x.correlation),
-        both_chance=mean_of(two.joint) - 1.0 - taken[1] * alike,
+        pair_chance=r.square - 1.0 - taken[0] * alike - tilted * mean_of(x.correlation),
+        both_chance=r.joint - 1.0 - taken[1] * alike,
         spread_chance=max(0.0, varied - x.fixed * radial[1] ** 2 * alike),
-        rough=x.rough * own**2 + slopes / x.width,
+        rough=x.rough * own**2 + r.slope_square / x.width,
         active=one.active,
         fixed=taken[0] + tilted,
     )
-    before = np.maximum(np.diag(x.cov)[2:4], 1e-300)
-    after = [chance_of(y.width, y.batch, y.chance, y.pair_chance)[1], y.spread_chance / y.width]
     # A skip connection brings the units' own chance back: the activation's goes with it.
-    kept = np.where(before > 1e-300, np.sqrt(np.maximum(after, 0.0) / before), 0.0)
-    y = _moved(x, y, law, _NONE, kept)
-    y.shift[0] += 0.5 * one.bend * x.cov[0, 0]
-    y.shift[0] += on_sphere(x, one.growth, one.bend)
+    after = chance_of(y.width, y.batch, y.chance, y.pair_chance)[1], y.spread_chance / y.width
+    kept = _kept(float(x.cov[2, 2]), after[0]), _kept(float(x.cov[3, 3]), after[1])
+    y = _moved(x, y, r.law, _NONE, kept)
+    y.shift[0] += 0.5 * one.bend * float(x.cov[0, 0]) + on_sphere(x, one.growth, one.bend)
     return y
+
+
+def _kept(before: float, after: float) -> float:
+    return math.sqrt(max(after, 0.0) / before) if before > 1e-300 else 0.0
 
 
 def on_sphere(x: Signal, growth: float, bend: float) -> float:
@@ -163,29 +166,59 @@ def on_sphere(x: Signal, growth: float, bend: float) -> float:
     return -0.5 * (bend + growth * growth - growth) * x.fixed / x.width
 
 
-def response_of(phi: Phi, x: Signal) -> tuple[Single, Pair]:
-    return _cached_response(phi, x.second, x.spread.tobytes())
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What an activation makes of a signal.
+
+    Attributes:
+        one: averages over one input.
+        spread: ½E(φ − φ′)² of two inputs.
+        law: (2, 2), how E φ² and the spread follow q and the spread before, in logarithms.
+        square, slope_square, joint: as in `Pair`, the means over pairs.
+        aligned: the mean square of E φ′₁φ′₂/E φ′².
+    """
+
+    one: Single
+    spread: Array
+    law: Array
+    square: float
+    slope_square: float
+    joint: float
+    aligned: float
+
+
+def response_of(phi: Phi, x: Signal) -> Response:
+    """The response to a signal of Gaussian units."""
+    return _response(phi, x.second, x.spread.tobytes())
 
 
 @lru_cache(maxsize=1 << 14)  # up and down again, of a batch and of one input: four times the same
-def _cached_response(phi: Phi, q: float, spread: bytes) -> tuple[Single, Pair]:
-    return single(phi, q), pair(phi, q, np.frombuffer(spread))
+def _response(phi: Phi, q: float, spread: bytes) -> Response:
+    before = np.frombuffer(spread)
+    one, two = single(phi, q), pair(phi, q, before)
+    return Response(
+        one,
+        two.spread,
+        _elementwise_law(one, two, before),
+        mean_of(two.square),
+        mean_of(two.slope_square),
+        mean_of(two.joint),
+        mean_of((two.slope / one.slope) ** 2),
+    )
 
 
-def elementwise_law(one: Single, two: Pair, x: Signal) -> Array:
-    """How E φ² and the spread behind an activation follow q and the spread before."""
-    spread = mean_of(x.spread)
-    if not spread:
+def _elementwise_law(one: Single, two: Pair, before: Array) -> Array:
+    if not before.any():
         return np.array([[one.growth, 0.0], [one.slope_growth, 1.0]])
-    weights = two.spread / np.sum(two.spread)
-    own = float(np.sum(x.spread * two.slope) / np.sum(two.spread))
+    weights = two.spread / two.spread.sum()
+    own = float((before * two.slope).sum() / two.spread.sum())
     return np.array([[one.growth, 0.0], [float(weights @ two.growth) - own, own]])
 
 
 def _dropped(kept: float, x: Signal) -> Signal:
     lost = 1.0 / kept - 1.0
     spread = x.spread + x.second * lost
-    y = replace(
+    y = changed(
         x,
         second=x.second / kept,
         spread=spread,
@@ -195,8 +228,8 @@ def _dropped(kept: float, x: Signal) -> Signal:
     )
     own = float(np.mean(x.spread) / np.mean(spread))
     law = np.array([[1.0, 0.0], [1.0 - own, own]])
-    y = replace(y, spread_chance=float(law[1] @ _matrix(x) @ law[1]), rough=x.rough * own**2)
-    return _moved(x, y, law, _NONE, np.ones(2))
+    y = changed(y, spread_chance=float(law[1] @ _matrix(x) @ law[1]), rough=x.rough * own**2)
+    return _moved(x, y, law, _NONE, (1.0, 1.0))
 
 
 def _matrix(x: Signal) -> Array:
@@ -206,7 +239,7 @@ def _matrix(x: Signal) -> Array:
 
 def _normalised(step: Normalise, x: Signal) -> Signal:
     scale, second = norm_of(step, x)
-    y = replace(
+    y = changed(
         x,
         mean=x.mean * math.sqrt(scale) if step.over == "square" else 0.0,
         second=second,
@@ -220,7 +253,7 @@ def _normalised(step: Normalise, x: Signal) -> Signal:
         centred=step.over == "features",
     )
     law = norm_law(step)
-    return _moved(x, y, law, law, np.zeros(2))
+    return _moved(x, y, law, law, (0.0, 0.0))
 
 
 def norm_of(step: Normalise, x: Signal) -> tuple[float, float]:
@@ -244,7 +277,7 @@ def norm_law(step: Normalise) -> Array:
 def _opened(x: Signal) -> Signal:
     """The state twice: what runs through the block, and what waits for its end."""
     twice = np.concatenate([np.arange(4), np.arange(len(x.cov))])
-    return replace(x, cov=x.cov[np.ix_(twice, twice)])
+    return changed(x, cov=x.cov[np.ix_(twice, twice)])
 
 
 def _closed(x: Signal, f: Signal) -> Signal:
@@ -256,7 +289,7 @@ def _closed(x: Signal, f: Signal) -> Signal:
     step = np.eye(len(f.cov))[4:]
     step[:4, :4], step[:4, 4:8] = np.diag([*own, *own]), np.diag([*rest, *rest])
     cov = step @ f.cov @ step.T
-    y = replace(
+    y = changed(
         f,
         mean=x.mean + f.mean,
         second=second,
@@ -269,47 +302,46 @@ def _closed(x: Signal, f: Signal) -> Signal:
     )
     y = _gaussian(y, 1.0)
     for part, share in ((x, rest[0]), (f, own[0])):  # fourth cumulants add
-        y = replace(
+        y = changed(
             y,
             chance=y.chance + (part.chance - 2.0) * share**2,
             pair_chance=y.pair_chance + (part.pair_chance - 2.0 * part.alike) * share**2,
         )
     shift = np.tile(own, 2) * f.shift + np.tile(rest, 2) * x.shift
     mean, variance = chance_of(y.width, y.batch, y.chance, y.pair_chance)
-    shift[2:] = mean, -0.5 * y.spread_chance / y.width
-    cov[2:4, 2:4] = [
-        [variance, y.both_chance / y.width],
-        [y.both_chance / y.width, y.spread_chance / y.width],
-    ]
-    return replace(y, shift=shift, cov=cov)
+    return _with_units(y, shift, cov, mean, variance)
 
 
-def _moved(x: Signal, y: Signal, law: Array, units: Array, kept: Array) -> Signal:
+def _moved(x: Signal, y: Signal, law: Array, units: Array, kept: tuple[float, float]) -> Signal:
     """`y` with its chance: law ← law·(law of x) + units·(units of x), and its own units'.
 
     Args:
         x: the signal before.
         y: the signal after, its chance not yet told.
         law, units: (2, 2), how the new law follows the old law, and the old units.
-        kept: (2,), how far the new units' chance is that of the old: 0 is none.
+        kept: how far the new units' chance is that of the old: 0 is none.
     """
     free = y.active if y.fixed == 0.0 else 1.0
     mean, variance = chance_of(y.width, y.batch, y.chance, y.pair_chance, free)
-    step = np.eye(len(x.cov))
-    step[:2, :2], step[:2, 2:4] = law, units
-    step[2:4, 2:4] = np.diag(kept)
-    cov = step @ x.cov @ step.T
-    cov[2:4, 2:4] = [
-        [variance, y.both_chance / y.width],
-        [y.both_chance / y.width, y.spread_chance / y.width],
-    ]
-    shift = law @ x.shift[:2] + units @ x.shift[2:]
-    own = [mean, -0.5 * y.spread_chance / y.width]
-    return replace(y, shift=np.array([*shift, *own]), cov=cov)
+    step = np.zeros((4, 4))
+    step[:2, :2], step[:2, 2:] = law, units
+    step[2, 2], step[3, 3] = kept
+    shift, cov = step @ x.shift, x.cov.copy()
+    cov[:4] = step @ cov[:4]
+    cov[:, :4] = cov[:, :4] @ step.T
+    return _with_units(y, shift, cov, mean, variance)
+
+
+def _with_units(y: Signal, shift: Array, cov: Array, mean: float, variance: float) -> Signal:
+    """`y` with the law in shift and cov, which are written to, and its own units' chance."""
+    shift[2], shift[3] = mean, -0.5 * y.spread_chance / y.width
+    cov[2, 2], cov[3, 3] = variance, y.spread_chance / y.width
+    cov[2, 3] = cov[3, 2] = y.both_chance / y.width
+    return changed(y, shift=shift, cov=cov)
 
 
 __all__ = [
-    "elementwise_law",
+    "Response",
     "forward",
     "linear_law",
     "norm_law",

@@ -21,7 +21,7 @@ from isograd.theory.quadrature import Array, Phi, scan
 
 _PANEL = math.log(4.0)  # of ln q
 _ORDER = 13  # points of ln q in a panel: 1e-9 for functions analytic in |Im ln q| < π/2
-_ANGLES = (16, 32, 64)  # points of θ, as many as it takes
+_ANGLES = (32, 64)  # points of θ, as many as it takes
 _ENOUGH = 1e-7
 # Below and above, an activation has reached the power laws of its ends.
 _SMOOTH, _KINKED, _LARGE = math.log(1e-9), math.log(1e-13), math.log(1e12)
@@ -339,19 +339,22 @@ def _two(phi: Phi, q: Array, angle: float) -> Array:
     z2, w2 = _nodes(inner, min(1.0, fine / s))
     u1, u2 = root * z1[..., None], root * (c * z1[..., None] + s * z2)
     f1, d1, f2, d2 = phi.f(u1), phi.df(u1), phi.f(u2), phi.df(u2)
-    weights = w1[..., None] * w2
+
+    def along(*values: Array) -> Array:
+        return np.asarray(np.einsum("qmn,qmn,qmn->qm", *values, w2))
 
     def mean(values: Array) -> Array:
-        return np.asarray(np.einsum("qmn,qmn->q", values, weights))
+        return np.asarray(np.einsum("qm,qm->q", values, w1))
 
-    a1, a2, b1, b2 = f1 * f1, f2 * f2, d1 * d1, d2 * d2
-    second, slope = (np.asarray(np.einsum("qm,qm->q", v[..., 0], w1)) for v in (a1, b1))
-    gap = f1 - f2
+    f1, d1, gap = f1[..., 0], d1[..., 0], f1 - f2
+    a1, b1, a2, b2 = f1 * f1, d1 * d1, along(f2, f2), along(d2, d2)
+    second, slope = mean(a1), mean(b1)
+    slopes = np.asarray(np.einsum("qmn,qmn->qm", d2, w2))
     half = math.sin(0.5 * angle) ** 2
     return np.stack(
         [
-            mean(gap * gap) / (4.0 * q * half * slope),
-            mean(d1 * d2) / slope,
+            mean(along(gap, gap)) / (4.0 * q * half * slope),
+            mean(d1 * slopes) / slope,
             mean(a1 * a2) / second**2,
             mean(b1 * b2) / slope**2,
             0.5 * mean(a1 * b2 + a2 * b1) / (second * slope),

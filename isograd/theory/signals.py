@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -147,9 +147,10 @@ class Signal:
     @property
     def plurality(self) -> float:
         """1/d: inputs differ from their mean in d directions, if they differed in all alike."""
-        if not self.spread.any():
+        mean = mean_of(self.spread)
+        if not mean:
             return 0.0
-        varied = float(np.var(self.spread) / np.mean(self.spread) ** 2)
+        varied = mean_of((self.spread / mean - 1.0) ** 2)
         return 1.0 / max(1, (self.batch or 2) - 1) + varied + self.rough
 
     @property
@@ -188,8 +189,18 @@ def signal(
     return Signal(0.0, float(second), np.maximum(spread, 0.0), False, width, batch)
 
 
+T = TypeVar("T")
+
+
+def changed(x: T, **fields: Any) -> T:
+    """`dataclasses.replace` of what needs no check: it is ten times as fast, for many layers."""
+    new = object.__new__(type(x))
+    new.__dict__.update(x.__dict__, **fields)
+    return new
+
+
 def mean_of(values: Array) -> float:
-    return float(values.sum()) / values.size
+    return float(values.sum() if values.size > 1 else values[0]) / values.size
 
 
 def chance_of(
@@ -213,6 +224,7 @@ __all__ = [
     "Step",
     "Unknown",
     "chance_of",
+    "changed",
     "mean_of",
     "signal",
 ]
