@@ -114,8 +114,8 @@ def pair(phi: Phi, q: float, spread: Array) -> Pair:
         TheoryError: as `single`.
     """
     panel, x, _ = _locate(phi, q)
-    gap = np.clip(np.asarray(spread, np.float64) / q, 0.0, 2.0)
-    found = panel.pair(x, 2.0 * np.arcsin(np.sqrt(gap / 2.0)))
+    gap = np.minimum(np.maximum(np.asarray(spread, np.float64) / q, 0.0), 2.0)
+    found = panel.pair(x, 2.0 * np.arcsin(np.sqrt(0.5 * gap)))
     # Of the spread the panel gives the share of q(1 − c)·E φ′²; likewise at the ends, where E φ′²
     # itself follows a power law.
     here = single(phi, q)
@@ -276,7 +276,7 @@ class _Panel:
 
     @cached_property
     def _surface(self) -> Array:
-        """Coefficients (6, ln q, θ): the averages over two pre-activations, and of d/d ln q."""
+        """Coefficients (6, θ, ln q): the averages over two pre-activations, and of d/d ln q."""
         for count in _ANGLES:
             points = np.cos(math.pi * (np.arange(count) + 0.5) / count)
             angles = self.width * np.sinh(0.5 * (points + 1.0) * math.asinh(math.pi / self.width))
@@ -288,13 +288,12 @@ class _Panel:
         both = both.reshape(_ORDER, count, 5)
         slope = np.zeros((_ORDER, count, 1))
         slope[:-1] = chebyshev.chebder(both[:, :, :1], axis=0) * (2.0 / _PANEL)
-        return np.ascontiguousarray(np.concatenate([both, slope], axis=2).transpose(2, 0, 1))
+        return np.ascontiguousarray(np.concatenate([both, slope], axis=2).transpose(2, 1, 0))
 
     def pair(self, x: float, angle: Array) -> Array:
         surface = self._surface
         y = 2.0 * np.arcsinh(angle / self.width) / math.asinh(math.pi / self.width) - 1.0
-        rows = np.tensordot(surface, _chebyshev(x, _ORDER), axes=(1, 0))
-        return np.asarray(rows @ _chebyshev(y, surface.shape[2]))
+        return np.asarray(surface @ _chebyshev(x, _ORDER) @ _chebyshev(y, surface.shape[1]))
 
 
 @lru_cache(maxsize=1024)
@@ -304,9 +303,8 @@ def _panel(phi: Phi, index: int) -> _Panel:
 
 def _chebyshev(x: float | Array, order: int) -> Array:
     """T_k(x), k < order: shape (order, …)."""
-    angle = np.arccos(np.clip(x, -1.0, 1.0))
-    k = np.arange(order)
-    return np.asarray(np.cos(np.multiply.outer(k, angle)))
+    angle = np.arccos(np.minimum(np.maximum(x, -1.0), 1.0))
+    return np.asarray(np.cos(np.multiply.outer(np.arange(order), angle)))
 
 
 def _fit(points: Array, values: Array) -> Array:
@@ -333,6 +331,8 @@ def _two(phi: Phi, q: Array, angle: float) -> Array:
     scale = 1.0 / float(root.max())
     centres = np.array([0.0, *phi.kinks]) / root[:, :, 0]
     fine = min(1.0, scale)
+    if not phi.kinks and scale > 2.0:
+        centres = np.zeros((1, 0))  # smooth on the scale of a panel: no cuts, one grid for every q
     outer = np.concatenate([centres, centres[:, 1:] / c], axis=1) if abs(c) > 1e-3 else centres
     z1, w1 = _nodes(outer, min(fine, s) if phi.kinks else fine)
     inner = (centres[:, None] - c * z1[..., None]) / s
