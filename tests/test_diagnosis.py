@@ -27,6 +27,7 @@ from isograd.diagnosis import (
     diagnose,
     examine,
 )
+from isograd.diagnosis.expected import expected as expectation_of
 from isograd.diagnosis.rules import steps
 from isograd.nn import (
     SGD,
@@ -951,7 +952,7 @@ def test_since_is_a_step_where_it_holds(flags: list[bool]) -> None:
 
 
 def expected(*layers: Layer, init: Init, n_in: int = 64) -> Expectation:
-    return case.expectation(build(Network(layers, init=init), n_in))
+    return expectation_of(build(Network(layers, init=init), n_in))
 
 
 def test_expectation_is_that_of_the_reference() -> None:

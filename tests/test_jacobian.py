@@ -17,7 +17,7 @@ from isograd import functions as F
 from isograd.engine.ops import RULES, Op
 from isograd.errors import IsogradError, TheoryError
 from isograd.theory import Jacobian, linearise, singular_values, spectrum
-from isograd.theory.jacobian import bidiagonalise
+from isograd.theory.lanczos import bidiagonalise
 
 EPS = float(np.finfo(np.float64).eps)
 

@@ -16,7 +16,7 @@ from threefry import keep
 import isograd
 from isograd.backends.numpy import Executable
 from isograd.diagnosis import Diagnosis, Expectation, Finding, examine
-from isograd.diagnosis.case import expectation
+from isograd.diagnosis.expected import expected
 from isograd.engine.plan import plan
 from isograd.errors import SpecError
 from isograd.nn import (
@@ -493,9 +493,9 @@ XAVIER, STACK = Xavier(), (Dense(4), TANH, Dense(4), TANH)
 )
 def test_what_theory_says_of_them(layers: tuple[Layer, ...], init: Init, reason: str) -> None:
     """It covers a learned activation as it starts; of what it leaves out it says which."""
-    expected = expectation(one(*layers, init=init))
-    assert reason in expected.reason
-    assert expected.covered == (not reason)
+    theory = expected(one(*layers, init=init))
+    assert reason in theory.reason
+    assert theory.covered == (not reason)
 
 
 def spec_of(*layers: Layer, n_out: int = 2, **keys: Any) -> Spec:

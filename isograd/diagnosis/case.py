@@ -273,6 +273,4 @@ def change(values: tuple[float, ...], reference: float) -> NDArray[np.float64]:
     return out
 
 
-expectation = expected  # the name it had
-
-__all__ = ["TRAINABLE", "Case", "change", "expectation", "profile", "way"]
+__all__ = ["TRAINABLE", "Case", "change", "profile", "way"]

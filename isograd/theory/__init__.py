@@ -27,15 +27,10 @@ from isograd.theory.formats import (
     shares,
 )
 from isograd.theory.forward_error import DenseLayer, LayerBound, forward_error
+from isograd.theory.free_products import RandomLayer, Weights
 from isograd.theory.gradients import Gradient, backward
-from isograd.theory.jacobian import (
-    Bounded,
-    Jacobian,
-    JacobianSpectrum,
-    linearise,
-    singular_values,
-    spectrum,
-)
+from isograd.theory.jacobian import Jacobian, linearise, singular_values
+from isograd.theory.lanczos import Bounded, JacobianSpectrum, spectrum
 from isograd.theory.lyapunov import Lyapunov, gaussian_exponents, lyapunov
 from isograd.theory.magnitudes import sizes
 from isograd.theory.mean_field import (
@@ -99,13 +94,7 @@ from isograd.theory.signals import (
     Unknown,
     signal,
 )
-from isograd.theory.spectra import (
-    PredictedSpectrum,
-    RandomLayer,
-    Weights,
-    equal_layers,
-    predicted_spectrum,
-)
+from isograd.theory.spectra import PredictedSpectrum, equal_layers, predicted_spectrum
 from isograd.theory.tensors import ShareRow, Tensor, share_table
 from isograd.theory.updates import (
     AdamEpsilon,
