@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from isograd import theory
 from isograd.nn import (
@@ -128,6 +129,7 @@ def draw(norms: list[np.ndarray], out: Path) -> None:
         ylabel="‖δ‖ in the first step (median of five seeds)",
         title=f"Layers of width {WIDTH}, Xavier's initialiser; dotted: mean field",
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     out.parent.mkdir(parents=True, exist_ok=True)
