@@ -380,8 +380,19 @@ def test_fixed_points_in_closed_form(f: Any, sw2: float, sb2: float, want: Any) 
         assert got.points == ()
     else:
         assert [p.q for p in got.points] == pytest.approx(want, rel=1e-10)
-    with pytest.raises(TheoryError, match="σ_w² must be finite and not negative"):
-        fixed_points(f, -1.0, 0.0)
+    for wrong in (-1.0, math.nan, "1", None, np.ones(2)):
+        with pytest.raises(TheoryError, match="σ_w² must be finite and not negative"):
+            fixed_points(f, wrong, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_function_need_not_be_hashable() -> None:
+    class Leaky:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, u: Any) -> Any:
+            return np.maximum(u, 0.1 * u)
+
+    assert critical(Leaky()).sigma_w2 == pytest.approx(2 / 1.01, rel=1e-12)  # He et al. 2015
 
 
 def test_a_repelling_fixed_point_says_so() -> None:

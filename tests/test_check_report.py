@@ -176,6 +176,14 @@ def test_a_page_that_loads_something_is_caught(bad: str) -> None:
     assert loads_of(f"<html>{bad}</html>")
 
 
+def test_sizes_beyond_float64_are_drawn_at_its_ends() -> None:
+    wild = isograd.check(loads(WELL + "[network.init]\nkind = 'normal'\nstd = 1e10\n"))
+    traces = [trace for trace in sizes_figure(wild).data if "draws" in trace.name]
+    assert traces
+    for trace in traces:
+        assert 0 < min(trace.y) <= max(trace.y) < np.inf
+
+
 def test_the_figures_hold_what_was_measured(sick: Check) -> None:
     pytest.importorskip("plotly")
     assert sick.measured is not None

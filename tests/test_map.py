@@ -8,8 +8,10 @@ import os
 import re
 import shlex
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,23 @@ def test_without_distributed_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "distributed", None)
     answer = command("map", "spec.toml", *QUICK, "--cluster", "tcp://127.0.0.1:1")
     refused(answer, "a cluster needs Dask", "pip install isograd[cluster]")
+
+
+class Greeting(socketserver.BaseRequestHandler):
+    """Answers as a web server does: to Dask its first bytes are a length."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n" * 4)
+
+
+def test_what_answers_may_be_no_scheduler(command: Command) -> None:
+    pytest.importorskip("distributed")
+    with socketserver.TCPServer(("127.0.0.1", 0), Greeting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        answer = command("map", "spec.toml", *QUICK, "--cluster", address)
+        server.shutdown()
+    refused(answer, "a Dask scheduler that answers", address)
 
 
 def go_on(answer: str) -> list[str]:

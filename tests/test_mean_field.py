@@ -212,6 +212,18 @@ def test_a_correlation_next_to_one() -> None:
         assert slope == pytest.approx(1 - excess, abs=20 * excess**2)
 
 
+def test_a_signal_of_nothing_is_taken_as_one_of_little() -> None:
+    got = mean_field(PHI["tanh"], 2.0, 0.0, q0=0.0)  # V(0) = 0, and χ₁ = σ_w² there
+    assert got.chi1 == pytest.approx(2.0, rel=1e-12)
+    assert got.trainable_depth == pytest.approx(6 / math.log(2), rel=1e-12)
+
+
+def test_a_correlation_is_a_number() -> None:
+    for c in (1.5, math.nan, "0.5"):
+        with pytest.raises(TheoryError, match="a correlation must lie in"):
+            correlation_map(PHI["tanh"], 1.0, 1.0, 0.0, c)  # type: ignore[arg-type]
+
+
 def test_no_variance_no_correlation() -> None:
     with pytest.raises(TheoryError, match="a correlation needs a variance above 0"):
         correlation_map(PHI["tanh"], 0.0, 1.0, 0.0, 0.5)
@@ -347,6 +359,9 @@ def test_a_point_off_the_critical_line_names_the_range() -> None:
     with pytest.raises(TheoryError, match="χ₁ = 1 must be reached") as caught:
         critical(PHI["sigmoid"], q=1.0)
     assert "q in 45.6243 … ∞" in caught.value.fix
+    with pytest.raises(TheoryError, match="χ₁ = 1 must be reached") as caught:
+        critical(PHI["tanh"], sb2=1e20)
+    assert "at no q up to 10¹²" in str(caught.value)
     with pytest.raises(TheoryError, match="by q or by σ_b², not by both"):
         critical(PHI["tanh"], q=1.0, sb2=0.1)
     step = Phi("step", lambda x: np.sign(x), np.zeros_like, (0.0,))

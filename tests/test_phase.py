@@ -140,6 +140,7 @@ BLOCK = "mean field is that of blocks of one dense layer and one activation"
     [
         (spec_of(), "sigma_w=1,2", "optimiser.lr=0.1,0.2", "no axis is depth"),
         (spec_of(), "optimiser.lr=0.1,0.2", "depth=4", "optimiser.lr does not change"),
+        (spec_of(), "optimiser.lr=0.1", "depth=4", "optimiser.lr does not change"),
         (spec_of(Dense(8), LayerNorm(), Activation("tanh")), "sigma_w=1,2", "depth=4", BLOCK),
         (spec_of(Dense(8)), "sigma_w=1,2", "depth=4", BLOCK),
         (spec_of(), "network.layers.0.layers.1.name=tanh,relu", "depth=4", "is no number"),

@@ -225,6 +225,8 @@ def test_a_regression_has_its_own_metric() -> None:
         ("optimizer.lr=0.1", "depth=2", "must be a key of the spec"),
         ("depth=2", "depth=3", "must be two settings"),
         ("network.layers[0].times=2", "network.layers.0.times=3", "must be two settings"),
+        ("network.layers.0.times=1,2", "depth=2,3", "must be two settings"),
+        ("sigma_w=1,2", "sigma_w2=1,2", "must be two settings"),
         ("optimiser.lr=0.1,fast", "depth=2", "lr must be a number"),
         ("training.batch_size=1.5", "depth=2", "batch_size must be a whole number"),
     ],

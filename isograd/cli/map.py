@@ -126,7 +126,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     connect: Any = Client
     try:
         client = connect(address, timeout="10s")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:  # what answers may be no Dask
         raise RunError(
             "a cluster must be a Dask scheduler that answers",
             came=str(error).partition("\n")[0] or type(error).__name__,

@@ -86,7 +86,7 @@ def setting(spec: Spec, name: str, *, where: str = "") -> Setting:
     if name == "depth":
         block = depth_block(spec, where=where)
         return Setting(name, True, lambda s, v: _with_depth(s, v, block, where))
-    if name in _VARIANCES:
+    if name in VARIANCES:
         return _variance(spec, name, where)
     path, whole = _resolve(spec, name, where)
     return Setting(".".join(path), whole, lambda s, v: _with_key(s, path, v, where))
@@ -155,11 +155,12 @@ def _with_depth(spec: Spec, value: Value, block: Block, where: str) -> Spec:
 
 # Variances of the initialiser -------------------------------------------------------------------
 
-_VARIANCES: dict[str, tuple[str, Callable[[float], float]]] = {
+VARIANCES: dict[str, tuple[str, Callable[[float], float]]] = {
     "sigma_w": ("sigma_w2", lambda x: x * x),
     "sigma_w2": ("sigma_w2", lambda x: x),
     "sigma_b2": ("sigma_b2", lambda x: x),
 }
+"""Settings of the network's initialiser: the key of variance_scaling, and its value."""
 
 
 def _variance(spec: Spec, name: str, where: str) -> Setting:
@@ -175,7 +176,7 @@ def _variance(spec: Spec, name: str, where: str) -> Setting:
             fix=f"name that of a layer: {_dotted(own[0])}.init.sigma_w2",
         )
     as_variances = _as_variances(spec, name, where)
-    key, to_variance = _VARIANCES[name]
+    key, to_variance = VARIANCES[name]
 
     def edit(s: Spec, value: Value) -> Spec:
         if isinstance(value, bool | str) or value < 0:
@@ -242,16 +243,16 @@ def _resolve(spec: Spec, name: str, where: str) -> tuple[tuple[str, ...], bool]:
         must, fix = "a setting must be a single value", "name one of " + ", ".join(below)
     else:
         must, fix = "a setting must be a key of the spec", _nearest(path, values)
-        if key in _VARIANCES:
+        if key in VARIANCES:
             fix = f"name {key} by itself: it is set through the initialiser"
     raise SpecError(must, came=shown(name), where=where, fix=fix)
 
 
 def _nearest(path: str, values: Iterable[str]) -> str:
-    known = [*values, "depth", *_VARIANCES]
+    known = [*values, "depth", *VARIANCES]
     close = get_close_matches(path, known, n=3, cutoff=0.6)
     if not close:
-        return f"name {', '.join(['depth', *_VARIANCES])}, or a key such as optimiser.lr"
+        return f"name {', '.join(['depth', *VARIANCES])}, or a key such as optimiser.lr"
     return f"did you mean {' or '.join(map(repr, close))}?"
 
 
@@ -302,4 +303,4 @@ def _dotted(path: str) -> str:
     return re.sub(r"\[(\d+)\]", r".\1", path)
 
 
-__all__ = ["Block", "Setting", "Value", "depth_block", "setting"]
+__all__ = ["VARIANCES", "Block", "Setting", "Value", "depth_block", "setting"]

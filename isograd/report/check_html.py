@@ -185,10 +185,13 @@ def _draw_bands(plot: Any, row: int, name: str, bands: Sequence[Band], colour: s
     if not drawn:
         return
     x = [n for n, _ in drawn]
-    low, middle, high = (
-        [10.0 ** (b.decades + s * REACH * (b.sd if math.isfinite(b.sd) else 0.0)) for _, b in drawn]
-        for s in (-1.0, 0.0, 1.0)
-    )
+
+    def sizes(deviations: float) -> list[float]:  # within the range of float64
+        reaches = [deviations * (b.sd if math.isfinite(b.sd) else 0.0) for _, b in drawn]
+        ends = [b.decades + reach for (_, b), reach in zip(drawn, reaches, strict=True)]
+        return [10.0 ** min(max(end, -307.0), 307.0) for end in ends]
+
+    low, middle, high = (sizes(s * REACH) for s in (-1.0, 0.0, 1.0))
     common = {"row": row, "col": 1, "hoverinfo": "skip"}
     plot.add_scatter(
         x=x + x[::-1],

@@ -20,7 +20,7 @@ from isograd import theory
 from isograd.errors import IsogradError
 from isograd.nn.activations import phi
 from isograd.nn.initialisers import Variances, scale
-from isograd.nn.settings import Value, depth_block
+from isograd.nn.settings import VARIANCES, Value, depth_block
 from isograd.nn.spec import Activation, Dense, Spec
 from isograd.training.axes import Axis, text_of
 from isograd.training.cells import Cell
@@ -83,7 +83,7 @@ def curves(plan: Plan) -> Curves | str:
         return error.must
     if None in laws:
         return "the initialiser has no variances that theory knows"
-    if len(laws) == 1 and len(axis.values) > 1:
+    if len(laws) == 1 and (len(axis.values) > 1 or axis.name not in VARIANCES):
         return f"{axis.name} does not change the initialiser"
     at = _finer(axis) if not each.whole else np.array(_numbers(axis))
     fields = [_field(specs(value)) for value in at.tolist()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -61,7 +61,10 @@ def phi_of(
     points = None if kinks is None else _points(kinks)
     if not callable(f):
         raise TheoryError("an activation must be a function of an array", came=repr(f))
-    return _made(f, df, points, name or getattr(f, "__name__", "φ").replace("<lambda>", "φ"))
+    name = name or getattr(f, "__name__", "φ").replace("<lambda>", "φ")
+    if not (isinstance(f, Hashable) and isinstance(df, Hashable)):
+        return _made.__wrapped__(f, df, points, name)
+    return _made(f, df, points, name)
 
 
 @lru_cache(maxsize=256)

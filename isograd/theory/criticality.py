@@ -49,7 +49,7 @@ def critical(phi: PhiLike, q: float | None = None, sb2: float | None = None) -> 
     if q is not None and sb2 is not None:
         raise TheoryError(
             "a critical point is fixed by q or by σ_b², not by both",
-            came=f"q = {q:.6g}, σ_b² = {sb2:.6g}",
+            came=f"q = {q!r}, σ_b² = {sb2!r}",
             fix="give one of them",
         )
     if sb2 is not None:
@@ -92,7 +92,9 @@ def _with_biases(phi: Phi, sb2: float) -> Critical:
     at_zero = moments(phi, 0.0)
     if sb2 == 0 and at_zero.second == 0 and at_zero.slope > 0:
         return _line(phi, 0.0)
-    raise _none(phi, f"σ_b² = {sb2:.6g} at no q" if sb2 else "σ_b² < 0 for every q with χ₁ = 1")
+    raise _none(
+        phi, f"σ_b² = {sb2:.6g} at no q up to 10¹²" if sb2 else "σ_b² < 0 for every q with χ₁ = 1"
+    )
 
 
 def _crossings(phi: Phi, sb2: float) -> tuple[list[Root], int, int] | None:

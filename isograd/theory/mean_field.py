@@ -154,8 +154,8 @@ def mean_field(phi: PhiLike, sw2: float, sb2: float, q0: float = 1.0) -> MeanFie
     it grows (χ₁ > 1) or shrinks going back. A scale above 10⁸ layers is inf.
 
     Two limits are conventions. At q = 0 (no biases, the signal dies) the correlation map is taken
-    as σ_b → 0⁺: c = 1, χ_c = χ₁. At q = inf (the signal explodes) the map is that of large q, and
-    the trainable depth is 6/ln χ₁ where that is less than 6 ξ_c.
+    as σ_b → 0⁺: c = 1, χ_c = χ₁. At q = inf (the signal explodes) the map is that of large q. At
+    both the trainable depth is 6/|ln χ₁| where that is less than 6 |ξ_c|.
 
     Args:
         phi: the activation.
@@ -181,7 +181,7 @@ def mean_field(phi: PhiLike, sw2: float, sb2: float, q0: float = 1.0) -> MeanFie
         c = stable_correlation(phi, at, sw2, sb2)
         chi_c = correlation_slope(phi, at, sw2, sb2, c)
     xi_c, xi_grad = depth_scale(chi_c), -depth_scale(chi1) + 0.0
-    depth = 6 * (xi_c if math.isfinite(q) else min(xi_c, abs(xi_grad)))
+    depth = 6 * (xi_c if 0 < q < math.inf else min(abs(xi_c), abs(xi_grad)))
     return MeanField(
         sigma_w2=sw2,
         sigma_b2=sb2,

@@ -24,6 +24,7 @@ from isograd.theory.quadrature import (
     expectation,
     finite,
     graded,
+    is_number,
     nodes,
     outgrown,
     rule_errors,
@@ -71,7 +72,7 @@ def expectation2(
         TheoryError: |c| > 1, g is not finite, or the error exceeds 1e-9 of E|g|.
     """
     scale = math.sqrt(check_variance(q))
-    if not -1 <= c <= 1:
+    if not (is_number(c) and -1 <= c <= 1):
         raise TheoryError("a correlation must lie in [−1, 1]", came=repr(c), where=name)
     if abs(c) == 1 or scale == 0:
         both = (*kinks, *(math.copysign(k, k * c) for k in kinks))

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,9 +135,14 @@ def outgrown(name: str, q: float, share: float, reach: float) -> TheoryError:
 
 def check_variance(q: float, what: str = "a variance") -> float:
     """`q` as a float, refused unless finite and not negative."""
-    if not (math.isfinite(q) and q >= 0):
+    if not (is_number(q) and math.isfinite(q) and q >= 0):
         raise TheoryError(f"{what} must be finite and not negative", came=repr(q))
     return float(q)
+
+
+def is_number(x: object) -> bool:
+    """Whether x is one real number, of Python or of NumPy."""
+    return isinstance(x, Real) or (isinstance(x, np.ndarray) and x.ndim == 0)
 
 
 def expectations(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -72,8 +73,8 @@ def gamma_probable(n: int, form: NumberFormat | str, deviation: float) -> tuple[
 
 
 def _terms(n: int) -> int:
-    if n < 0:
-        raise TheoryError("a sum must have 0 terms or more", came=repr(n))
+    if not (isinstance(n, Integral) and n >= 0):
+        raise TheoryError("a sum must have 0 terms or more, a whole number", came=repr(n))
     return n
 
 

@@ -103,6 +103,13 @@ def plan(
         edited = first.edit(spec, value)
         for j, other in enumerate(y.values):
             specs[i, j] = second.edit(edited, other)
+    if len(x.values) > 1 and specs[0, 0] == specs[1, 0]:
+        raise SpecError(
+            "the axes of a map must be two settings",
+            came=f"{first.name} and {second.name}, which set the same",
+            where=where,
+            fix="name another one for --y",
+        )
     return Plan(spec, x, y, (first, second), specs, steps)
 
 
