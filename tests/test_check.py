@@ -43,9 +43,11 @@ from isograd.nn import (
     Precision,
     Repeat,
     Residual,
+    Scale,
     SoftmaxCrossEntropy,
     Spec,
     Training,
+    VarianceScaling,
     Xavier,
     Zeros,
     build,
@@ -437,6 +439,7 @@ def test_a_check_says_the_same_again() -> None:
         ((list(TANH), X, LABELS[:7]), {}, DataError, "rows"),
         ((list(TANH),), {"n_in": 0}, SpecError, "n_in"),
         ((list(TANH),), {"n_in": 2.5}, SpecError, "n_in"),
+        ((list(TANH), X, LABELS), {"n_in": 11}, DataError, "features"),
         ((list(chain(3, "tanh", outputs=7)), X, LABELS), {}, SpecError, "3 units"),
         ((list(TANH), X, LABELS), {"backend": "nunpy"}, IsogradError, "numpy"),
     ],
@@ -470,3 +473,18 @@ def test_the_machine_code_says_the_same() -> None:
     assert numpy.measured is not None
     assert native.measured is not None
     assert np.allclose(numpy.measured.profile.delta, native.measured.profile.delta, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        (Scale(0.0), "layer 3: a scale of 0"),  # ReZero (Bachlechner et al. 2021)
+        (Dense(8, init=VarianceScaling(0.0, 0.1)), "layer 4: the weights are 0"),
+    ],
+)
+def test_theory_ends_where_nothing_passes_and_the_check_does_not(last: Layer, why: str) -> None:
+    block = Residual((Dense(8), Activation("tanh"), Dense(8), last))
+    found = isograd.check([Dense(8), *[block] * 6, Dense(3)], X, LABELS)
+    assert found.measured is not None
+    assert not found.expected.covered
+    assert why in found.expected.reason

@@ -86,14 +86,14 @@ def write_new(path: Path, text: str) -> None:
             "the folder of a new file must be writable",
             came=error.strerror or str(error),
             where=str(path),
-            fix="give a path that can be written, with --out",
+            fix="give a path that can be written",
         ) from None
 
 
 def written_over(path: Path) -> RunError:
     """The error of a file that is there already."""
     return RunError(
-        "nothing is written over a file", came=f"{path} exists", fix="give another name, or --out"
+        "nothing is written over a file", came=f"{path} exists", fix="give another name"
     )
 
 

@@ -14,7 +14,7 @@ from isograd.errors import TheoryError
 from isograd.nn.activations import phi
 from isograd.nn.model import Model, Part
 from isograd.nn.places import Place, elementwise
-from isograd.nn.spec import Activation, BatchNorm, Dense, LayerNorm, Orthogonal, RMSNorm
+from isograd.nn.spec import Activation, BatchNorm, Dense, LayerNorm, Orthogonal, RMSNorm, Scale
 
 _LN10 = math.log(10.0)
 
@@ -121,6 +121,8 @@ def _step(model: Model, p: Place) -> theory.Step:
             assert isinstance(layer, Dense)
             if law is None:
                 raise TheoryError("the weights are not random, or scaled to the data")
+            if not law.sigma_w2:
+                raise TheoryError("the weights are 0: nothing passes them")
             init = layer.init or model.network.init
             return theory.Linear(
                 law.sigma_w2, law.sigma_b2, p.n_in, p.n_out, isinstance(init, Orthogonal)
@@ -133,7 +135,10 @@ def _step(model: Model, p: Place) -> theory.Step:
         case Part.DROPOUT:
             return theory.Dropout(layer.rate)  # type: ignore[union-attr]
         case Part.SCALE:
-            return theory.Scale(layer.value)  # type: ignore[union-attr]
+            assert isinstance(layer, Scale)
+            if not layer.value:
+                raise TheoryError("a scale of 0 lets nothing pass")
+            return theory.Scale(layer.value)
         case Part.SKIP_OPENS:
             return theory.SkipOpens()
         case Part.SKIP_CLOSES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 from numpy.typing import ArrayLike
@@ -62,7 +63,7 @@ def check(
             came="X alone" if y is None else "y alone",
             fix="give both, or neither for what theory alone can say",
         )
-    if n_in is not None and not (isinstance(n_in, int) and n_in >= 1):
+    if n_in is not None and not (isinstance(n_in, Integral) and n_in >= 1):
         raise SpecError("n_in must be a whole number above 0", came=repr(n_in), where="check")
     split = None
     if X is not None and y is not None:
@@ -71,6 +72,12 @@ def check(
         )
     elif spec.data.source != ARRAYS:
         split = load_split(spec, base)
+    if split is not None and n_in not in (None, split.X_train.shape[1]):
+        raise DataError(
+            "n_in must be the features that the data have",
+            came=f"n_in = {n_in}, and {split.X_train.shape[1]} features",
+            fix="leave n_in out: it is for a check without data",
+        )
     if split is None and n_in is None:
         layers = (layer for _, layer in flatten(spec.network.layers))
         n_in = next((layer.units for layer in layers if isinstance(layer, Dense)), 1)
