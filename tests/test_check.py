@@ -76,6 +76,7 @@ XAVIER, SLOW, SOFTMAX = Xavier(), SGD(0.05), SoftmaxCrossEntropy()
 HALF = Training(
     precision=Precision(weights="fp16", activations="fp16", gradients="fp16", loss_scale="dynamic")
 )
+NOTHING = VarianceScaling(0.0, 0.1)
 PLAIN, RAW, USUAL = Data(ARRAYS), Data(ARRAYS, standardise=False), Training()
 
 
@@ -209,6 +210,16 @@ PLANTED: dict[str, tuple[Given, dict[str, str], str]] = {
         {"learning rate": "doubt"},
         "unknown",
     ),
+    "the same under a cross-entropy": (
+        Given(chain(3, "tanh"), optimiser=SGD(500.0)),
+        {"learning rate": "doubt"},
+        "unknown",
+    ),
+    "a penalty that diverges": (
+        Given(RELU, He(), loss=SoftmaxCrossEntropy(l2=100.0)),
+        {"learning rate": "bad"},
+        "will not",
+    ),
     "weights that theory does not cover": (Given(TANH, LSUV()), {"theory": "note"}, "will train"),
 }
 
@@ -234,6 +245,13 @@ HEALTHY: dict[str, Given] = {
             Dense(3),
         ),
         He(),
+    ),
+    "blocks that start as nothing": Given(
+        (
+            Dense(8),
+            Repeat(6, (Residual((Dense(8), Activation("tanh"), Dense(8, init=NOTHING))),)),
+            Dense(3),
+        ),
     ),
     "lsuv": Given(TANH, LSUV()),
     "no hidden layer": Given((Dense(3),)),

@@ -41,7 +41,7 @@ class FirstStep:
         loss: of the batch, regularisation included.
         penalty: the regularisation, ½λ‖W‖_F².
         after: the same batch's, after the step, or the two.
-        steps: 2 where the output layer starts at zero, else 1.
+        steps: 2 where weights or scales start at zero, else 1.
         applied: whether loss, gradient and update were finite.
         summaries: of every site, in the last of the steps.
         profile: sizes per layer.
@@ -116,8 +116,9 @@ def first_step(
         threads=threads,
         recompute=spec.training.recompute,
     )
-    # An output layer that starts at zero passes no error signal down before it has moved.
-    steps = 1 if np.any(start.params[f"W/{model.weights[-1].own}"]) else 2
+    # Weights, and scales, that start at zero pass no error signal down before they have moved.
+    idle = any(not np.any(a) for name, a in start.params.items() if name.startswith(("W/", "c/")))
+    steps = 2 if idle else 1
     factor = schedule_of(spec, max(1, len(x) // start.batch_size)).factor
     with np.errstate(over="ignore"):
         factors = np.array([factor(state.schedule, i) for i in range(steps)])

@@ -125,7 +125,7 @@ def step_size(
     References:
         Cohen et al. 2021 and 2022 (the limits); Karimi, Nutini & Schmidt 2016 (exponential falls).
     """
-    method, beta, decay = _form(spec.optimiser)
+    method, beta, decay = stability_form(spec.optimiser)
     known = StepSize(method, spec.optimiser.lr)
     seconds = _seconds(model, len(x))
     allowed = min(max_products, int(SECONDS / seconds))
@@ -189,7 +189,7 @@ def _known(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
-def _form(kind: Optimiser) -> tuple[Method, float, float]:
+def stability_form(kind: Optimiser) -> tuple[Method, float, float]:
     """How the stability analysis sees an optimiser: its name, momentum and weight decay."""
     method = cast(Method, kind.__struct_config__.tag)
     match kind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -73,7 +73,8 @@ class Sizes:
     """Sizes per layer, entry l − 1 of layer l: measured, or as theory expects them.
 
     Attributes:
-        signal: rms of v, what of z depends on the input.
+        signal: rms of v, what of z depends on the input; of a layer in a residual block the largest
+            from it upwards.
         scale: rms of z.
         delta: ‖δˡ‖/‖δᴸ‖.
     """
@@ -107,11 +108,18 @@ class Look:
     def sizes(self) -> Sizes | None:
         """Measured if there are data, else expected; None if theory does not reach the top."""
         if self.measured is None:
-            return _expected_sizes(self.expected, self.model.depth)
+            sizes = _expected_sizes(self.expected, self.model.depth)
+            return None if sizes is None else replace(sizes, signal=self._carried(sizes.signal))
         p = self.measured.profile
         delta = np.array(p.delta)
         with np.errstate(all="ignore"):
-            return Sizes(np.array(p.signal), np.array(p.scale), delta / delta[-1])
+            return Sizes(self._carried(np.array(p.signal)), np.array(p.scale), delta / delta[-1])
+
+    def _carried(self, signal: NDArray[np.float64]) -> NDArray[np.float64]:
+        """In a block, what gets by on the skip connection counts: it is seen in layers above."""
+        above = np.maximum.accumulate(signal[::-1])[::-1]
+        inside = np.isin(np.arange(1, len(signal) + 1), list(self.bypassed))
+        return np.where(inside, above, signal)
 
     @property
     def summaries(self) -> Mapping[Site, Summary]:
