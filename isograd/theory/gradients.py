@@ -19,11 +19,11 @@ import numpy as np
 
 from isograd.errors import TheoryError
 from isograd.theory.propagation import (
+    bent,
     forward,
     linear_law,
     norm_law,
     norm_of,
-    on_sphere,
     response_of,
 )
 from isograd.theory.quadrature import Array, Phi
@@ -51,6 +51,7 @@ class Gradient:
         log_norm2: ln E‖∂L/∂x‖² less that at the top, at infinite width.
         width: number of units, n.
         batch: rows that the norm is taken over; None is one.
+        share: Σ p², p the rows' shares of ‖·‖²: 1/B if they are equal.
         law_mean, law_var: mean and variance over draws of ln‖·‖², as far as the layers above
             decide it; the units' own chance comes on top, and what the signal below brings.
         chance, pair_chance, active, fixed: of the units' squares, as in `Signal`.
@@ -66,6 +67,7 @@ class Gradient:
     log_norm2: float
     width: int
     batch: int | None = None
+    share: float = 1.0
     law_mean: float = 0.0
     law_var: float = 0.0
     chance: float = 0.0
@@ -96,7 +98,7 @@ class Gradient:
     @property
     def _units(self) -> tuple[float, float]:
         active = self.active if self.fixed == 0.0 else 1.0
-        return chance_of(self.width, self.batch, self.chance, self.pair_chance, active)
+        return chance_of(self.width, self.share, self.chance, self.pair_chance, active)
 
     def settled(self) -> Gradient:
         """Its units' chance counted among what the layers above decide."""
@@ -139,7 +141,7 @@ def backward(
     if start.batch is not None and not any(map(_over_batch, steps)):
         single_row = changed(start, batch=None)
         rows = backward(steps, single_row, forward(steps, single_row))
-    here = Gradient(0.0, top.width, top.batch, alike=1.0 / top.width)
+    here = Gradient(0.0, top.width, top.batch, 1.0 / (top.batch or 1), alike=1.0 / top.width)
     out: list[Gradient | Unknown] = []
     skips: list[Gradient] = []
     for number in range(len(steps) - 1, -1, -1):
@@ -154,8 +156,11 @@ def backward(
             here = _back(step, here, x, y)
         met = here.meeting(x)
         row = rows[number] if rows else None
-        if isinstance(row, Gradient):
+        if isinstance(row, Gradient) and start.batch:
             met = changed(met, row=(row.log_mean, row.log_var))
+            # Of rows whose squares are log-normal, few make up the mean: B exp(−variance).
+            apart = max(0.0, row.log_var - met.log_var)
+            here = changed(here, share=math.exp(min(0.0, apart - math.log(start.batch))))
         out.append(met)
     return tuple(reversed(out))
 
@@ -227,7 +232,7 @@ def _elementwise_back(phi: Phi, g: Gradient, x: Signal) -> Gradient:
     return changed(
         g,
         log_norm2=g.log_norm2 + math.log(one.slope),
-        law_mean=g.law_mean + on_sphere(x, one.slope_growth, one.slope_bend),
+        law_mean=g.law_mean + bent(x, one.slope_growth, one.slope_bend),
         law_var=max(0.0, g.law_var + 2.0 * float(g.pull[0]) * joint / x.width),
         chance=(1.0 + g.chance + g.fixed) * one.slope_kurtosis - 1.0 - g.fixed - taken,
         pair_chance=(1.0 + g.pair_chance + fixed) * r.slope_square - 1.0 - fixed - taken * x.alike,
@@ -245,8 +250,8 @@ def _norm_back(step: Normalise, g: Gradient, x: Signal) -> Gradient:
     # Of the directions of the error signal those that the norm holds fixed are taken out.
     taken = {"features": 2.0 / x.width, "square": 1.0 / x.width}.get(step.over, 0.0)
     if step.over == "batch" and x.batch:
-        # E 1/χ² of d directions: every unit has a variance of its own.
-        own = min(0.45, x.plurality)
+        # Every unit has a variance of its own; E 1/χ² for that of d directions.
+        own = min(0.45, 0.5 * x.spread_chance)
         taken = 1.0 - (1.0 - 2.0 / x.batch) / (1.0 - 2.0 * own)
     g = _pulled(g.settled(), x, pull)
     return changed(

@@ -22,7 +22,7 @@ import numpy as np
 
 from isograd.errors import TheoryError
 from isograd.theory.quadrature import Array, Phi
-from isograd.theory.response import Pair, Single, pair, single
+from isograd.theory.response import Single, pair, single
 from isograd.theory.signals import (
     Dropout,
     Elementwise,
@@ -100,8 +100,9 @@ def _linear(step: Linear, x: Signal) -> Signal:
     share = weights / q
     fixed = share**2 * step.n_out / max(step.n_in, step.n_out) if step.orthogonal else 0.0
     y = Signal(0.0, q, spread, True, step.n_out, x.batch, rough=x.rough, fixed=2.0 * fixed)
-    y = _gaussian(y, 1.0 - fixed)
     law = linear_law(step, x, y)
+    y = changed(y, lengths=float(law[0, 0]) ** 2 * x.unit_lengths)
+    y = _gaussian(y, 1.0 - fixed)
     y = _moved(x, y, law, law, (0.0, 0.0))
     y.shift[0] += 0.5 * law[0, 0] * (1.0 - law[0, 0]) * x.log_var
     return y
@@ -130,10 +131,13 @@ def _elementwise(phi: Phi, x: Signal) -> Signal:
     r = response_of(phi, x)
     one, alike, plurality = r.one, x.alike, x.plurality
     own = float(r.law[1, 1])
+    lengths = one.growth**2 * x.lengths
     radial = one.growth, float(r.law[1, 0]) + own  # of a larger norm, on second and spread
     taken = x.fixed * radial[0] * radial[0], x.fixed * radial[0] * radial[1]
     tilted = one.tilt**2 if x.centred else 0.0
-    varied = r.slope_square * (1.0 + (2.0 - x.fixed * own**2) * plurality) - 1.0
+    rows = 1.0 / (x.batch or 2)
+    varied = r.varied * (1.0 + (2.0 - x.fixed * own**2) * plurality) - 1.0
+    varied += (r.fourth - 3.0 * r.varied) * rows
     y = Signal(
         mean=one.mean,
         second=one.second,
@@ -143,17 +147,21 @@ def _elementwise(phi: Phi, x: Signal) -> Signal:
         batch=x.batch,
         chance=one.kurtosis - 1.0 - taken[0] - tilted,
         pair_chance=r.square - 1.0 - taken[0] * alike - tilted * mean_of(x.correlation),
-        both_chance=r.joint - 1.0 - taken[1] * alike,
+        both_chance=r.both + (r.both_own - r.both) * rows - 1.0 - taken[1] * alike,
         spread_chance=max(0.0, varied - x.fixed * radial[1] ** 2 * alike),
-        rough=x.rough * own**2 + r.slope_square / x.width,
+        rough=x.rough * own**2 + (1.0 - plurality) * r.slope_square / x.width,
+        lengths=lengths,
         active=one.active,
         fixed=taken[0] + tilted,
     )
     # A skip connection brings the units' own chance back: the activation's goes with it.
-    after = chance_of(y.width, y.batch, y.chance, y.pair_chance)[1], y.spread_chance / y.width
+    after = (
+        chance_of(y.width, 1.0 / (y.batch or 1), y.chance, y.pair_chance)[1],
+        y.spread_chance / y.width,
+    )
     kept = _kept(float(x.cov[2, 2]), after[0]), _kept(float(x.cov[3, 3]), after[1])
     y = _moved(x, y, r.law, _NONE, kept)
-    y.shift[0] += 0.5 * one.bend * float(x.cov[0, 0]) + on_sphere(x, one.growth, one.bend)
+    y.shift[0] += 0.5 * one.bend * float(x.cov[0, 0]) + bent(x, one.growth, one.bend)
     return y
 
 
@@ -161,9 +169,13 @@ def _kept(before: float, after: float) -> float:
     return math.sqrt(max(after, 0.0) / before) if before > 1e-300 else 0.0
 
 
-def on_sphere(x: Signal, growth: float, bend: float) -> float:
-    """What ln of an average over Gaussians gains where their norm is fixed: −½q²V″/V · 2/n."""
-    return -0.5 * (bend + growth * growth - growth) * x.fixed / x.width
+def bent(x: Signal, growth: float, bend: float) -> float:
+    """What ln of an average V(q) over Gaussians gains by norms that differ between rows.
+
+    ½q²V″/V · Var ln q; where norms are held fixed they differ by 2/n less than those of Gaussians.
+    """
+    apart = x.lengths * (1.0 - 1.0 / x.batch) if x.batch else 0.0
+    return 0.5 * (bend + growth * growth - growth) * (apart - x.fixed / x.width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +184,10 @@ class Response:
 
     Attributes:
         one: averages over one input.
-        spread: ½E(φ − φ′)² of two inputs.
+        spread: ½E(φ − φ′)² of two inputs, whose lengths differ.
         law: (2, 2), how E φ² and the spread follow q and the spread before, in logarithms.
-        square, slope_square, joint: as in `Pair`, the means over pairs.
+        square, slope_square, joint, varied, fourth, both, both_own: as in `Pair`, the means over
+            pairs.
         aligned: the mean square of E φ′₁φ′₂/E φ′².
     """
 
@@ -184,35 +197,44 @@ class Response:
     square: float
     slope_square: float
     joint: float
+    varied: float
+    fourth: float
+    both: float
+    both_own: float
     aligned: float
 
 
 def response_of(phi: Phi, x: Signal) -> Response:
     """The response to a signal of Gaussian units."""
-    return _response(phi, x.second, x.spread.tobytes())
+    return _response(phi, x.second, x.turned.tobytes(), x.lengths)
 
 
 @lru_cache(maxsize=1 << 14)  # up and down again, of a batch and of one input: four times the same
-def _response(phi: Phi, q: float, spread: bytes) -> Response:
-    before = np.frombuffer(spread)
-    one, two = single(phi, q), pair(phi, q, before)
+def _response(phi: Phi, q: float, pairs: bytes, lengths: float) -> Response:
+    one = single(phi, q)
+    turned, along = np.frombuffer(pairs), min(0.25 * one.growth**2 * lengths, 0.5)
+    two = pair(phi, q, turned)
+    across = (1.0 - along) * two.spread
+    spread = across + along * one.second
+    law = np.array([[one.growth, 0.0], [one.slope_growth, 1.0]])
+    if spread.any():
+        total, lengthwise = float(spread.sum()), along * one.second * len(turned)
+        own = (float(((1.0 - along) * turned * two.slope).sum()) + lengthwise) / total
+        grown = (float(across @ two.growth) + lengthwise * one.growth) / total
+        law[1] = grown - own, own
     return Response(
         one,
-        two.spread,
-        _elementwise_law(one, two, before),
+        spread,
+        law,
         mean_of(two.square),
         mean_of(two.slope_square),
         mean_of(two.joint),
+        mean_of(two.varied),
+        mean_of(two.fourth),
+        mean_of(two.both),
+        mean_of(two.both_own),
         mean_of((two.slope / one.slope) ** 2),
     )
-
-
-def _elementwise_law(one: Single, two: Pair, before: Array) -> Array:
-    if not before.any():
-        return np.array([[one.growth, 0.0], [one.slope_growth, 1.0]])
-    weights = two.spread / two.spread.sum()
-    own = float((before * two.slope).sum() / two.spread.sum())
-    return np.array([[one.growth, 0.0], [float(weights @ two.growth) - own, own]])
 
 
 def _dropped(kept: float, x: Signal) -> Signal:
@@ -243,7 +265,8 @@ def _normalised(step: Normalise, x: Signal) -> Signal:
         x,
         mean=x.mean * math.sqrt(scale) if step.over == "square" else 0.0,
         second=second,
-        spread=x.spread * scale,
+        spread=(x.spread if step.over == "batch" else x.of_one_length) * scale,
+        lengths=0.0,
         chance=0.0,
         pair_chance=0.0,
         both_chance=0.0,
@@ -308,8 +331,7 @@ def _closed(x: Signal, f: Signal) -> Signal:
             pair_chance=y.pair_chance + (part.pair_chance - 2.0 * part.alike) * share**2,
         )
     shift = np.tile(own, 2) * f.shift + np.tile(rest, 2) * x.shift
-    mean, variance = chance_of(y.width, y.batch, y.chance, y.pair_chance)
-    return _with_units(y, shift, cov, mean, variance)
+    return _with_units(y, shift, cov)
 
 
 def _moved(x: Signal, y: Signal, law: Array, units: Array, kept: tuple[float, float]) -> Signal:
@@ -321,31 +343,31 @@ def _moved(x: Signal, y: Signal, law: Array, units: Array, kept: tuple[float, fl
         law, units: (2, 2), how the new law follows the old law, and the old units.
         kept: how far the new units' chance is that of the old: 0 is none.
     """
-    free = y.active if y.fixed == 0.0 else 1.0
-    mean, variance = chance_of(y.width, y.batch, y.chance, y.pair_chance, free)
     step = np.zeros((4, 4))
     step[:2, :2], step[:2, 2:] = law, units
     step[2, 2], step[3, 3] = kept
     shift, cov = step @ x.shift, x.cov.copy()
     cov[:4] = step @ cov[:4]
     cov[:, :4] = cov[:, :4] @ step.T
-    return _with_units(y, shift, cov, mean, variance)
+    return _with_units(y, shift, cov)
 
 
-def _with_units(y: Signal, shift: Array, cov: Array, mean: float, variance: float) -> Signal:
+def _with_units(y: Signal, shift: Array, cov: Array) -> Signal:
     """`y` with the law in shift and cov, which are written to, and its own units' chance."""
-    shift[2], shift[3] = mean, -0.5 * y.spread_chance / y.width
-    cov[2, 2], cov[3, 3] = variance, y.spread_chance / y.width
-    cov[2, 3] = cov[3, 2] = y.both_chance / y.width
+    active = y.active if y.fixed == 0.0 else 1.0
+    shift[2], cov[2, 2] = chance_of(y.width, 1.0 / (y.batch or 1), y.chance, y.pair_chance, active)
+    shift[3], cov[3, 3] = chance_of(y.width, 1.0, y.spread_chance, 0.0, active)
+    most = math.sqrt(float(cov[2, 2] * cov[3, 3]))  # each of the three is an estimate by itself
+    cov[2, 3] = cov[3, 2] = min(max(y.both_chance / y.width, -most), most)
     return changed(y, shift=shift, cov=cov)
 
 
 __all__ = [
     "Response",
+    "bent",
     "forward",
     "linear_law",
     "norm_law",
     "norm_of",
-    "on_sphere",
     "response_of",
 ]

@@ -74,6 +74,11 @@ class Pair:
         square: E φ₁²φ₂²/(E φ²)².
         slope_square: E φ′₁²φ′₂²/(E φ′²)².
         joint: E φ₁²φ′₂²/(E φ² E φ′²).
+        varied: over the inputs of a batch a unit has a mean μ, a variance s² and a fourth moment
+            m₄; of one that has infinitely many inputs: E s⁴/(E s²)².
+        fourth: E m₄/(E s²)².
+        both: E s²E[φ²]/(E s² E φ²), with the unit's own mean square.
+        both_own: E[(φ − μ)²φ²]/(E s² E φ²).
     """
 
     spread: Array
@@ -82,6 +87,10 @@ class Pair:
     square: Array
     slope_square: Array
     joint: Array
+    varied: Array
+    fourth: Array
+    both: Array
+    both_own: Array
 
 
 def single(phi: Phi, q: float) -> Single:
@@ -116,16 +125,22 @@ def pair(phi: Phi, q: float, spread: Array) -> Pair:
     panel, x, _ = _locate(phi, q)
     gap = np.minimum(np.maximum(np.asarray(spread, np.float64) / q, 0.0), 2.0)
     found = panel.pair(x, 2.0 * np.arcsin(np.sqrt(0.5 * gap)))
+    # Inputs that are correlated by c share, each, a correlation √c with one and the same Gaussian.
+    alike = panel.pair(x, np.arcsin(np.sqrt(np.minimum(gap, 1.0))))
     # Of the spread the panel gives the share of q(1 − c)·E φ′²; likewise at the ends, where E φ′²
     # itself follows a power law.
     here = single(phi, q)
     return Pair(
         spread=found[0] * spread * here.slope,
-        growth=1.0 + here.slope_growth + found[5] / found[0],
+        growth=1.0 + here.slope_growth + found[9] / found[0],
         slope=found[1] * here.slope,
         square=found[2],
         slope_square=found[3],
         joint=found[4],
+        varied=alike[5],
+        fourth=alike[6],
+        both=alike[7],
+        both_own=alike[8],
     )
 
 
@@ -276,16 +291,16 @@ class _Panel:
 
     @cached_property
     def _surface(self) -> Array:
-        """Coefficients (6, θ, ln q): the averages over two pre-activations, and of d/d ln q."""
+        """Coefficients (10, θ, ln q): the averages over two pre-activations, and of d/d ln q."""
         for count in _ANGLES:
             points = np.cos(math.pi * (np.arange(count) + 0.5) / count)
             angles = self.width * np.sinh(0.5 * (points + 1.0) * math.asinh(math.pi / self.width))
             values = np.stack([_two(self.phi, self.q, float(angle)) for angle in angles])
-            along = _fit(points, values.reshape(count, -1)).reshape(count, 5, _ORDER)
+            along = _fit(points, values.reshape(count, -1)).reshape(count, 9, _ORDER)
             if np.abs(along[-2:]).max() <= _ENOUGH * np.abs(along).max():
                 break
         both = _fit(self.points, along.transpose(2, 0, 1).reshape(_ORDER, -1))
-        both = both.reshape(_ORDER, count, 5)
+        both = both.reshape(_ORDER, count, 9)
         slope = np.zeros((_ORDER, count, 1))
         slope[:-1] = chebyshev.chebder(both[:, :, :1], axis=0) * (2.0 / _PANEL)
         return np.ascontiguousarray(np.concatenate([both, slope], axis=2).transpose(2, 1, 0))
@@ -323,7 +338,7 @@ def _legendre(order: int) -> tuple[Array, Array]:
 
 
 def _two(phi: Phi, q: Array, angle: float) -> Array:
-    """The five averages of `Pair`, each relative to its scale, at one angle: (5, len(q)).
+    """The nine averages of `Pair`, each relative to its scale, at one angle: (5, len(q)).
 
     For each u₁ the inner line is cut where u₂ meets a kink, as in `quadrature.expectation2`.
     """
@@ -350,6 +365,10 @@ def _two(phi: Phi, q: Array, angle: float) -> Array:
     a1, b1, a2, b2 = f1 * f1, d1 * d1, along(f2, f2), along(d2, d2)
     second, slope = mean(a1), mean(b1)
     slopes = np.asarray(np.einsum("qmn,qmn->qm", d2, w2))
+    ones = np.ones_like(gap)
+    off2 = (gap - along(gap, ones)[..., None]) ** 2
+    variance = along(off2, ones)
+    spread = mean(variance)
     half = math.sin(0.5 * angle) ** 2
     return np.stack(
         [
@@ -358,6 +377,10 @@ def _two(phi: Phi, q: Array, angle: float) -> Array:
             mean(a1 * a2) / second**2,
             mean(b1 * b2) / slope**2,
             0.5 * mean(a1 * b2 + a2 * b1) / (second * slope),
+            mean(variance * variance) / spread**2,
+            mean(along(off2, off2)) / spread**2,
+            mean(variance * a2) / (spread * second),
+            mean(along(off2, f2 * f2)) / (spread * second),
         ]
     )
 

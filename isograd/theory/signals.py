@@ -106,6 +106,7 @@ class Signal:
         both_chance, spread_chance: likewise with the spread, and of the spread.
         rough: how far the spreads of single pairs differ by chance, as a variance relative to
             their square.
+        lengths: variance between inputs, by chance, of ln E x² given the layers below.
         active: the share of units that are not 0.
         fixed: n times what a norm that is held fixed takes from `chance` of Gaussian units.
         centred: whether the units' mean is held at 0 too.
@@ -124,6 +125,7 @@ class Signal:
     both_chance: float = 0.0
     spread_chance: float = 0.0
     rough: float = 0.0
+    lengths: float = 0.0
     active: float = 1.0
     fixed: float = 0.0
     centred: bool = False
@@ -134,24 +136,47 @@ class Signal:
         return self.second - self.spread
 
     @property
+    def turned(self) -> Array:
+        """E x²(1 − c), c the cosine of two inputs: the spread but for lengths that differ."""
+        return self._turned(self.lengths)
+
+    @property
+    def of_one_length(self) -> Array:
+        """Likewise, c that of the units as they are: the spread behind a norm that fixes ‖x‖."""
+        return self._turned(self.unit_lengths)
+
+    @property
+    def unit_lengths(self) -> float:
+        """Variance between inputs, by chance, of ln of the units' mean square."""
+        return self.lengths + max(0.0, self.chance - self.pair_chance) / self.width
+
+    def _turned(self, lengths: float) -> Array:
+        along = min(0.25 * lengths, 0.5)
+        return np.maximum(self.spread - along * self.second, 0.0) / (1.0 - along)
+
+    @property
     def correlation(self) -> Array:
-        """E xx′/E x²."""
-        return 1.0 - self.spread / self.second
+        """E xx′/E x², of inputs of one length."""
+        return 1.0 - self.turned / self.second
 
     @property
     def alike(self) -> float:
         """Mean squared correlation of two inputs."""
-        apart = self.spread / self.second
+        apart = self.turned / self.second
         return mean_of((1.0 - apart) ** 2 + self.rough * apart**2)
 
     @property
     def plurality(self) -> float:
         """1/d: inputs differ from their mean in d directions, if they differed in all alike."""
-        mean = mean_of(self.spread)
-        if not mean:
+        spread, turned = mean_of(self.spread), mean_of(self.turned)
+        if not spread:
             return 0.0
-        varied = mean_of((self.spread / mean - 1.0) ** 2)
-        return 1.0 / max(1, (self.batch or 2) - 1) + varied + self.rough
+        even = 1.0 / max(1, (self.batch or 2) - 1)
+        varied = mean_of((self.turned / turned - 1.0) ** 2) if turned else 0.0
+        across = min(1.0, even + varied + self.rough)
+        # What comes of lengths lies in one direction, that of x.
+        along = min(1.0, 0.25 * self.lengths * self.second / spread)
+        return along**2 + 2.0 * along * (1.0 - along) * even + (1.0 - along) ** 2 * across
 
     @property
     def log_mean(self) -> float:
@@ -161,7 +186,7 @@ class Signal:
     @property
     def log_var(self) -> float:
         """Over draws, the variance of ln of the units' mean square."""
-        return float(self.cov[0, 0] + 2.0 * self.cov[0, 2] + self.cov[2, 2])
+        return max(0.0, float(self.cov[0, 0] + 2.0 * self.cov[0, 2] + self.cov[2, 2]))
 
     @property
     def spread_log_mean(self) -> float:
@@ -171,7 +196,7 @@ class Signal:
     @property
     def spread_log_var(self) -> float:
         """Over draws, the variance of ln of the units' spread."""
-        return float(self.cov[1, 1] + 2.0 * self.cov[1, 3] + self.cov[3, 3])
+        return max(0.0, float(self.cov[1, 1] + 2.0 * self.cov[1, 3] + self.cov[3, 3]))
 
 
 def signal(
@@ -204,12 +229,18 @@ def mean_of(values: Array) -> float:
 
 
 def chance_of(
-    width: int, batch: int | None, chance: float, pair_chance: float, active: float = 1.0
+    width: int, share: float, chance: float, pair_chance: float, active: float = 1.0
 ) -> tuple[float, float]:
-    """Mean and variance of the logarithm of a mean square over units, and rows of a batch."""
-    if batch is None:
-        return log_mean_square(width, 1.0 + chance, active)
-    return log_mean_square(width, 1.0 + chance / batch + (1.0 - 1.0 / batch) * pair_chance)
+    """Mean and variance of the logarithm of a mean square over units, and rows of a batch.
+
+    Args:
+        width: units.
+        share: Σ p², p the rows' shares of the whole: 1/B of B rows that are alike, 1 of one row.
+        chance, pair_chance, active: as in `Signal`.
+    """
+    kurtosis = 1.0 + share * chance + (1.0 - share) * pair_chance
+    # Units are 0 in all rows no oftener than the variance has room for.
+    return log_mean_square(width, kurtosis, active if kurtosis * active >= 1.0 else 1.0)
 
 
 __all__ = [
