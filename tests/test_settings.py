@@ -236,6 +236,8 @@ def test_layers_with_an_initialiser_of_their_own() -> None:
         ("sigma", "'sigma_w'"),
         ("training.batchsize", "'training.batch_size'"),
         ("network.init.sigma_w2", "name sigma_w2 by itself"),
+        ("training.precision.weights", "add the table [training.precision]"),
+        ("training.early_stopping.patience", "add the table [training.early_stopping]"),
         ("zzz", "name depth, sigma_w, sigma_w2, sigma_b2"),
         ("", "name depth"),
     ],

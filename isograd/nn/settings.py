@@ -245,7 +245,20 @@ def _resolve(spec: Spec, name: str, where: str) -> tuple[tuple[str, ...], bool]:
         must, fix = "a setting must be a key of the spec", _nearest(path, values)
         if key in VARIANCES:
             fix = f"name {key} by itself: it is set through the initialiser"
+        elif table := _left_out(spec, path):
+            fix = f"add the table [{table}] to the spec, which leaves it out"
     raise SpecError(must, came=shown(name), where=where, fix=fix)
+
+
+def _left_out(spec: Spec, path: str) -> str:
+    """The table of a path that the spec leaves out; empty if it has them all, or they are none."""
+    node: Any = spec
+    keys = path.split(".")
+    for number, key in enumerate(keys[:-1], start=1):
+        node = getattr(node, key, path)
+        if node is None:
+            return ".".join(keys[:number])
+    return ""
 
 
 def _nearest(path: str, values: Iterable[str]) -> str:
