@@ -37,3 +37,14 @@ def test_other_networks_are_read_off_their_profile() -> None:
     assert e.decades_per_layer == pytest.approx(first.delta.decades / 3)
     assert e.spread_decades == first.delta.sd > 0
     assert last.delta.decades == last.delta.sd == 0
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_gradients_explode_through_batch_normalisation(behind: bool) -> None:
+    """By π/(π − 1) a layer in squares (Yang et al. 2019), whichever side of the ReLU it stands."""
+    n = 4096
+    parts = (Activation("relu"), BatchNorm()) if behind else (BatchNorm(), Activation("relu"))
+    layers = (*(Dense(n), *parts) * 12, Dense(3))
+    e = expected(build(Network(layers, init=He()), n), batch=n)
+    rise = (e.layers[2].delta.decades - e.layers[9].delta.decades) / 7
+    assert rise == pytest.approx(0.5 * np.log10(np.pi / (np.pi - 1)), rel=0.02)

@@ -96,6 +96,37 @@ def test_laws_of_a_relu_layer(key: str) -> None:
     assert x.cov[0, 0] == pytest.approx(want["Var_ln_r"], rel=1e-7)
 
 
+@pytest.mark.parametrize("rows", [2, 16])
+@pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "sigmoid"])
+def test_what_units_add_to_the_chance_of_the_spread(name: str, rows: int) -> None:
+    """Of inputs whose pre-activations share, each, a correlation √c with one Gaussian."""
+    rng, blocks, units = np.random.default_rng(5), 20, 20_000
+    for c in (0.0, 0.4, 0.9):
+        start = P.Signal(0.0, 1.0, np.array([1 - c]), True, 1, rows)
+        found = P.forward([PHIS[name]], start)[0]
+        drawn = []
+        for _ in range(blocks):
+            common, own = rng.standard_normal((units, 1)), rng.standard_normal((units, rows))
+            values = PHI[name].f(np.sqrt(c) * common + np.sqrt(1 - c) * own)
+            spread, square = values.var(axis=1, ddof=1), np.mean(values**2, axis=1)
+            spread, square = spread / spread.mean(), square / square.mean()
+            drawn.append([np.mean(spread**2) - 1, np.mean(spread * square) - 1])
+        got, error = np.mean(drawn, axis=0), np.std(drawn, axis=0, ddof=1) / np.sqrt(blocks)
+        want = np.array([found.spread_chance, found.both_chance])
+        assert np.all(np.abs(got - want) < 4.5 * error + 1e-3)  # a ratio of means: 1/units
+
+
+def test_ten_thousand_layers_of_a_relu() -> None:
+    """All inputs come to lie in one direction: the spread has the exact law of the norm."""
+    n, depth, rows = 32, 10_000, 64
+    layers = [PHIS["relu"], P.Linear(2.0, 0.0, n, n)] * depth
+    x = P.forward([P.Linear(1.0, 0.0, n, n), *layers], P.signal(1.0, None, n, rows))[-1]
+    mean, sd = (2 * v for v in P.log_norm([n] * (depth + 1), "relu"))
+    for found_mean, variance in ((x.log_mean, x.log_var), (x.spread_log_mean, x.spread_log_var)):
+        assert found_mean == pytest.approx(mean, abs=sd / 10)
+        assert math.sqrt(variance) == pytest.approx(sd, rel=0.01)
+
+
 # Where theory ends
 
 
@@ -152,6 +183,7 @@ NETWORKS = {
     "relu, layer norm behind": chain("relu", 1.0, post=(LN,)),
     "relu, rms norm": chain("relu", 2.0, pre=(RMS,)),
     "relu, batch norm": chain("relu", 2.0, pre=(BN,)),
+    "relu, ten layers": chain("relu", 2.0, n=160, widths=[160] * 11),
     "tanh, residual": blocks(PHIS["tanh"], W),
     "relu, residual, layer norm": blocks(LN, W, PHIS["relu"], W),
 }
@@ -177,9 +209,12 @@ def test_drawn_networks_lie_within_the_error_bars(name: str, rows: int) -> None:
     signals = P.forward(steps, start)
     down = P.backward(steps, start, signals)
     drawn = [logs(steps, x, rng) for _ in range(DRAWS)]
-    squares, _, norms = (np.array(v) for v in zip(*drawn, strict=True))
+    squares, spreads, norms = (np.array(v) for v in zip(*drawn, strict=True))
     top = signals[-1]
     check(squares[:, -1] - math.log(top.second), top.log_mean, top.log_var)
+    if rows > 1 and name != "tanh, orthogonal":  # where the bar of the spread is too wide
+        spread = np.mean(top.spread) * (1 - 1 / rows)
+        check(spreads[:, -1] - math.log(spread), top.spread_log_mean, top.spread_log_var)
     check(norms[:, 1] - down[1].log_norm2, down[1].log_mean, down[1].log_var)
 
 

@@ -250,8 +250,8 @@ def _norm_back(step: Normalise, g: Gradient, x: Signal) -> Gradient:
     # Of the directions of the error signal those that the norm holds fixed are taken out.
     taken = {"features": 2.0 / x.width, "square": 1.0 / x.width}.get(step.over, 0.0)
     if step.over == "batch" and x.batch:
-        # Every unit has a variance of its own; E 1/χ² for that of d directions.
-        own = min(0.45, 0.5 * x.spread_chance)
+        # E 1/χ² of d directions: every unit has a variance of its own.
+        own = min(0.45, x.plurality)
         taken = 1.0 - (1.0 - 2.0 / x.batch) / (1.0 - 2.0 * own)
     g = _pulled(g.settled(), x, pull)
     return changed(

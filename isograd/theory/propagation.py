@@ -130,14 +130,15 @@ def _elementwise(phi: Phi, x: Signal) -> Signal:
         raise TheoryError("an activation must read Gaussian pre-activations")
     r = response_of(phi, x)
     one, alike, plurality = r.one, x.alike, x.plurality
-    own = float(r.law[1, 1])
     lengths = one.growth**2 * x.lengths
-    radial = one.growth, float(r.law[1, 0]) + own  # of a larger norm, on second and spread
-    taken = x.fixed * radial[0] * radial[0], x.fixed * radial[0] * radial[1]
-    tilted = one.tilt**2 if x.centred else 0.0
     rows = 1.0 / (x.batch or 2)
-    varied = r.varied * (1.0 + (2.0 - x.fixed * own**2) * plurality) - 1.0
-    varied += (r.fourth - 3.0 * r.varied) * rows
+    varied = r.varied * (1.0 + 2.0 * plurality) + (r.fourth - 3.0 * r.varied) * rows
+    both = r.both + (r.both_own - r.both) * rows
+    # A norm that is held fixed takes what of this is chance of its own.
+    common = plurality * mean_of(x.spread) / x.second
+    held = np.array([[rows + (1.0 - rows) * alike, common], [common, plurality]])
+    held = x.fixed * r.law @ held @ r.law.T
+    taken, tilted = x.fixed * one.growth**2, one.tilt**2 if x.centred else 0.0
     y = Signal(
         mean=one.mean,
         second=one.second,
@@ -145,21 +146,19 @@ def _elementwise(phi: Phi, x: Signal) -> Signal:
         gaussian=False,
         width=x.width,
         batch=x.batch,
-        chance=one.kurtosis - 1.0 - taken[0] - tilted,
-        pair_chance=r.square - 1.0 - taken[0] * alike - tilted * mean_of(x.correlation),
-        both_chance=r.both + (r.both_own - r.both) * rows - 1.0 - taken[1] * alike,
-        spread_chance=max(0.0, varied - x.fixed * radial[1] ** 2 * alike),
-        rough=x.rough * own**2 + (1.0 - plurality) * r.slope_square / x.width,
+        chance=one.kurtosis - 1.0 - taken - tilted,
+        pair_chance=r.square - 1.0 - taken * alike - tilted * mean_of(x.correlation),
+        both_chance=both - 1.0 - float(held[0, 1]),
+        spread_chance=max(0.0, varied - 1.0 - float(held[1, 1])),
+        rough=x.rough * float(r.law[1, 1]) ** 2 + (1.0 - plurality) * r.slope_square / x.width,
         lengths=lengths,
         active=one.active,
-        fixed=taken[0] + tilted,
+        fixed=taken + tilted,
     )
     # A skip connection brings the units' own chance back: the activation's goes with it.
-    after = (
-        chance_of(y.width, 1.0 / (y.batch or 1), y.chance, y.pair_chance)[1],
-        y.spread_chance / y.width,
-    )
-    kept = _kept(float(x.cov[2, 2]), after[0]), _kept(float(x.cov[3, 3]), after[1])
+    square = chance_of(y.width, 1.0 / (y.batch or 1), y.chance, y.pair_chance)[1]
+    spread = y.spread_chance / y.width
+    kept = _kept(float(x.cov[2, 2]), square), _kept(float(x.cov[3, 3]), spread)
     y = _moved(x, y, r.law, _NONE, kept)
     y.shift[0] += 0.5 * one.bend * float(x.cov[0, 0]) + bent(x, one.growth, one.bend)
     return y
