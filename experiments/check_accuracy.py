@@ -3,7 +3,7 @@
 The networks are those of `false_alarms.py`, and so is what counts as trained. The check sees one
 batch of each before the training; of the training it knows nothing.
 
-    python experiments/check_accuracy.py          # the table, five to ten minutes on 2 cores
+    python experiments/check_accuracy.py          # the table, two to three minutes on 2 cores
     python experiments/check_accuracy.py --json   # every network with its verdict and why
 """
 
