@@ -17,6 +17,7 @@ from isograd.nn.places import Place, elementwise
 from isograd.nn.spec import Activation, BatchNorm, Dense, LayerNorm, Orthogonal, RMSNorm, Scale
 
 _LN10 = math.log(10.0)
+_MANY = 1000  # layers, from which on tables of averages take less time than the averages
 
 
 def expected(
@@ -131,7 +132,7 @@ def _step(model: Model, p: Place) -> theory.Step:
             assert isinstance(layer, Activation)
             if not elementwise(layer):
                 raise TheoryError("an activation that mixes units is outside this theory")
-            return theory.Elementwise(phi(layer))
+            return theory.Elementwise(phi(layer), tabulated=model.depth > _MANY)
         case Part.DROPOUT:
             return theory.Dropout(layer.rate)  # type: ignore[union-attr]
         case Part.SCALE:

@@ -26,7 +26,7 @@ from isograd.theory.propagation import (
     norm_of,
     response_of,
 )
-from isograd.theory.quadrature import Array, Phi
+from isograd.theory.quadrature import Array
 from isograd.theory.signals import (
     Dropout,
     Elementwise,
@@ -173,8 +173,8 @@ def _back(step: Step, g: Gradient, x: Signal, y: Signal) -> Gradient:
     match step:
         case Linear():
             return _linear_back(step, g, x, y)
-        case Elementwise(phi=phi):
-            return _elementwise_back(phi, g, x)
+        case Elementwise():
+            return _elementwise_back(step, g, x)
         case Dropout(rate=rate):
             lost = rate / (1.0 - rate)
             return changed(
@@ -220,8 +220,8 @@ def _linear_back(step: Linear, g: Gradient, x: Signal, y: Signal) -> Gradient:
     )
 
 
-def _elementwise_back(phi: Phi, g: Gradient, x: Signal) -> Gradient:
-    r = response_of(phi, x)
+def _elementwise_back(step: Elementwise, g: Gradient, x: Signal) -> Gradient:
+    r = response_of(step, x)
     one, share = r.one, 1.0 / (x.batch or 1)
     fixed = g.fixed * g.alike
     # The units that make the signal large by chance also make the slopes so.

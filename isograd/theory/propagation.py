@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from isograd.errors import TheoryError
-from isograd.theory.quadrature import Array, Phi
+from isograd.theory.quadrature import Array
 from isograd.theory.response import Single, pair, single
 from isograd.theory.signals import (
     Dropout,
@@ -79,8 +79,8 @@ def _through(step: Step, x: Signal) -> Signal:
     match step:
         case Linear():
             return _linear(step, x)
-        case Elementwise(phi=phi):
-            return _elementwise(phi, x)
+        case Elementwise():
+            return _elementwise(step, x)
         case Dropout(rate=rate):
             return _dropped(1.0 - rate, x)
         case Normalise():
@@ -125,10 +125,10 @@ def linear_law(step: Linear, x: Signal, y: Signal) -> Array:
     return np.array([[step.sigma_w2 * x.second / y.second, 0.0], [0.0, 1.0]])
 
 
-def _elementwise(phi: Phi, x: Signal) -> Signal:
+def _elementwise(step: Elementwise, x: Signal) -> Signal:
     if not x.gaussian:
         raise TheoryError("an activation must read Gaussian pre-activations")
-    r = response_of(phi, x)
+    r = response_of(step, x)
     one, alike, plurality = r.one, x.alike, x.plurality
     lengths = one.growth**2 * x.lengths
     rows = 1.0 / (x.batch or 2)
@@ -203,16 +203,16 @@ class Response:
     aligned: float
 
 
-def response_of(phi: Phi, x: Signal) -> Response:
+def response_of(step: Elementwise, x: Signal) -> Response:
     """The response to a signal of Gaussian units."""
-    return _response(phi, x.second, x.turned.tobytes(), x.lengths)
+    return _response(step, x.second, x.turned.tobytes(), x.lengths)
 
 
 @lru_cache(maxsize=1 << 14)  # up and down again, of a batch and of one input: four times the same
-def _response(phi: Phi, q: float, pairs: bytes, lengths: float) -> Response:
-    one = single(phi, q)
+def _response(step: Elementwise, q: float, pairs: bytes, lengths: float) -> Response:
+    one = single(step.phi, q)
     turned, along = np.frombuffer(pairs), min(0.25 * one.growth**2 * lengths, 0.5)
-    two = pair(phi, q, turned)
+    two = pair(step.phi, q, turned, tabulated=step.tabulated)
     across = (1.0 - along) * two.spread
     spread = across + along * one.second
     law = np.array([[one.growth, 0.0], [one.slope_growth, 1.0]])

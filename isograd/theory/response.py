@@ -26,6 +26,7 @@ _ENOUGH = 1e-7
 # Below and above, an activation has reached the power laws of its ends.
 _SMOOTH, _KINKED, _LARGE = math.log(1e-9), math.log(1e-13), math.log(1e12)
 _RADIUS, _NODES = 7.5, 10
+_NEAREST = 1e-6  # an angle at which averages have reached their limit, and differences their digits
 
 
 @dataclass(frozen=True)
@@ -110,29 +111,34 @@ def single(phi: Phi, q: float) -> Single:
     return values
 
 
-def pair(phi: Phi, q: float, spread: Array) -> Pair:
+def pair(phi: Phi, q: float, spread: Array, *, tabulated: bool = True) -> Pair:
     """The averages over two pre-activations, to about 1e-7 of their scale.
+
+    A table takes as long as a hundred averages one by one, and serves all variances up to four
+    times another. (That of a ReLU serves all there are, and is always taken.)
 
     Args:
         phi: the activation.
         q: their variance, above 0.
         spread: ½E(u₁ − u₂)² = q(1 − c), shape (k,), from 0 to 2q. Given in this form, two inputs
             that are nearly the same stay apart however near they come.
+        tabulated: whether to interpolate.
 
     Raises:
         TheoryError: as `single`.
     """
     panel, x, _ = _locate(phi, q)
+    averages = panel.pair if tabulated or homogeneous(phi) else panel.pair_at
     gap = np.minimum(np.maximum(np.asarray(spread, np.float64) / q, 0.0), 2.0)
-    found = panel.pair(x, 2.0 * np.arcsin(np.sqrt(0.5 * gap)))
+    found = averages(x, 2.0 * np.arcsin(np.sqrt(0.5 * gap)))
     # Inputs that are correlated by c share, each, a correlation √c with one and the same Gaussian.
-    alike = panel.pair(x, np.arcsin(np.sqrt(np.minimum(gap, 1.0))))
+    alike = averages(x, np.arcsin(np.sqrt(np.minimum(gap, 1.0))))
     # Of the spread the panel gives the share of q(1 − c)·E φ′²; likewise at the ends, where E φ′²
     # itself follows a power law.
     here = single(phi, q)
     return Pair(
         spread=found[0] * spread * here.slope,
-        growth=1.0 + here.slope_growth + found[9] / found[0],
+        growth=found[9],
         slope=found[1] * here.slope,
         square=found[2],
         slope_square=found[3],
@@ -291,24 +297,26 @@ class _Panel:
 
     @cached_property
     def _surface(self) -> Array:
-        """Coefficients (10, θ, ln q): the averages over two pre-activations, and of d/d ln q."""
+        """Coefficients (10, θ, ln q) of the averages over two pre-activations."""
         for count in _ANGLES:
             points = np.cos(math.pi * (np.arange(count) + 0.5) / count)
             angles = self.width * np.sinh(0.5 * (points + 1.0) * math.asinh(math.pi / self.width))
             values = np.stack([_two(self.phi, self.q, float(angle)) for angle in angles])
-            along = _fit(points, values.reshape(count, -1)).reshape(count, 9, _ORDER)
+            along = _fit(points, values.reshape(count, -1)).reshape(count, 10, _ORDER)
             if np.abs(along[-2:]).max() <= _ENOUGH * np.abs(along).max():
                 break
         both = _fit(self.points, along.transpose(2, 0, 1).reshape(_ORDER, -1))
-        both = both.reshape(_ORDER, count, 9)
-        slope = np.zeros((_ORDER, count, 1))
-        slope[:-1] = chebyshev.chebder(both[:, :, :1], axis=0) * (2.0 / _PANEL)
-        return np.ascontiguousarray(np.concatenate([both, slope], axis=2).transpose(2, 1, 0))
+        return np.ascontiguousarray(both.reshape(_ORDER, count, 10).transpose(2, 1, 0))
 
     def pair(self, x: float, angle: Array) -> Array:
         surface = self._surface
         y = 2.0 * np.arcsinh(angle / self.width) / math.asinh(math.pi / self.width) - 1.0
         return np.asarray(surface @ _chebyshev(x, _ORDER) @ _chebyshev(y, surface.shape[1]))
+
+    def pair_at(self, x: float, angle: Array) -> Array:
+        """The same by quadrature, an angle at a time."""
+        q = np.array([math.exp(_PANEL * 0.5 * (x + 1.0)) * self.q_low])
+        return np.concatenate([_two(self.phi, q, max(float(t), _NEAREST)) for t in angle], axis=1)
 
 
 @lru_cache(maxsize=1024)
@@ -338,7 +346,7 @@ def _legendre(order: int) -> tuple[Array, Array]:
 
 
 def _two(phi: Phi, q: Array, angle: float) -> Array:
-    """The nine averages of `Pair`, each relative to its scale, at one angle: (5, len(q)).
+    """The ten averages of `Pair`, each relative to its scale, at one angle: (10, len(q)).
 
     For each u₁ the inner line is cut where u₂ meets a kink, as in `quadrature.expectation2`.
     """
@@ -370,9 +378,11 @@ def _two(phi: Phi, q: Array, angle: float) -> Array:
     variance = along(off2, ones)
     spread = mean(variance)
     half = math.sin(0.5 * angle) ** 2
+    apart = mean(along(gap, gap))
+    moved = mean(along(gap, (u1 * d1[..., None] - u2 * d2)))
     return np.stack(
         [
-            mean(along(gap, gap)) / (4.0 * q * half * slope),
+            apart / (4.0 * q * half * slope),
             mean(d1 * slopes) / slope,
             mean(a1 * a2) / second**2,
             mean(b1 * b2) / slope**2,
@@ -381,6 +391,7 @@ def _two(phi: Phi, q: Array, angle: float) -> Array:
             mean(along(off2, off2)) / spread**2,
             mean(variance * a2) / (spread * second),
             mean(along(off2, f2 * f2)) / (spread * second),
+            moved / apart,
         ]
     )
 

@@ -32,9 +32,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """a = φ(z)."""
+    """a = φ(z); tabulated where hundreds of layers ask for the averages over φ."""
 
     phi: Phi
+    tabulated: bool = False
 
 
 @dataclass(frozen=True)
