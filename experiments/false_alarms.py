@@ -5,7 +5,7 @@ training accuracy says: a network *trains* if it fits at least 90 % of the train
 in the regression, where rows carry noise), and *does not* if it is nearer to guessing than to that.
 What lies between is counted apart. The accuracy is no input of any rule.
 
-    python experiments/false_alarms.py            # the table, about five minutes on 2 cores
+    python experiments/false_alarms.py            # the table, two minutes on 2 cores
     python experiments/false_alarms.py --json     # every network with its verdict and findings
 """
 
