@@ -22,6 +22,15 @@ LN, RMS, BN = (P.Normalise(over) for over in ("features", "square", "batch"))
 # What an activation makes of Gaussians, against quadrature of its own
 
 
+def test_far_out_a_sigmoid_is_a_step() -> None:
+    """Of sign(u), ½E(φ₁ − φ₂)² = 1 − (2/π) arcsin c, at any q."""
+    c = np.array([0.9, 0.1, -0.4])
+    for q in (1e13, 1e20, 1e40):
+        for tabulated in (True, False):
+            found = pair(PHI["tanh"], q, q * (1 - c), tabulated=tabulated)
+            assert found.spread == pytest.approx(1 - 2 / np.pi * np.arcsin(c), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["tanh", "relu", "gelu", "sigmoid", "elu_1", "hard_tanh"])
 @pytest.mark.parametrize("q", [0.02, 0.7, 3.0])
 def test_responses_are_those_of_quadrature(name: str, q: float) -> None:

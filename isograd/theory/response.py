@@ -127,17 +127,17 @@ def pair(phi: Phi, q: float, spread: Array, *, tabulated: bool = True) -> Pair:
     Raises:
         TheoryError: as `single`.
     """
-    panel, x, _ = _locate(phi, q)
+    panel, x, log_scale = _locate(phi, q)
     averages = panel.pair if tabulated or homogeneous(phi) else panel.pair_at
     gap = np.minimum(np.maximum(np.asarray(spread, np.float64) / q, 0.0), 2.0)
     found = averages(x, 2.0 * np.arcsin(np.sqrt(0.5 * gap)))
     # Inputs that are correlated by c share, each, a correlation √c with one and the same Gaussian.
     alike = averages(x, np.arcsin(np.sqrt(np.minimum(gap, 1.0))))
-    # Of the spread the panel gives the share of q(1 − c)·E φ′²; likewise at the ends, where E φ′²
-    # itself follows a power law.
+    # Of the spread the panel gives the share of q(1 − c)·E φ′²; at the ends it follows a power law.
     here = single(phi, q)
+    there = panel.single(x).slope * math.exp(-log_scale) * np.exp(found[9] * log_scale)
     return Pair(
-        spread=found[0] * spread * here.slope,
+        spread=found[0] * spread * there,
         growth=found[9],
         slope=found[1] * here.slope,
         square=found[2],

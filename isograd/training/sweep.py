@@ -8,6 +8,9 @@ theory or memory refuses, is a result.
 from __future__ import annotations
 
 import math
+import multiprocessing
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -260,6 +263,13 @@ def _train(
     return False
 
 
+def _leave_ctrl_c_to_the_parent() -> None:
+    """A terminal sends Ctrl-C to workers too; the parent ends them, whatever they are doing."""
+    worker = multiprocessing.parent_process() is not None
+    if worker and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _work(spec: Spec) -> int:
     """How much a step of a cell takes, about: weights times rows."""
     layers = spec.network.layers
@@ -302,6 +312,7 @@ def _cell(
     defined before it can read one that names them.
     """
     enter(activations)
+    _leave_ctrl_c_to_the_parent()
     spec = replace(msgspec.convert(plain, Spec), measure=Measure(every=0, first=0))
     try:
         with threadpool_limits(1):  # sums of BLAS depend on how many threads share them
