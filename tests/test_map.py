@@ -242,7 +242,9 @@ def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
     """Processes at work, all of which get the signal as from a terminal."""
     (tmp_path / "spec.toml").write_text(SPEC)
     words = ["map", "spec.toml", "--x", "sigma_w=1:2:9", "--y", "depth=2:40:10", "--jobs", "2"]
-    command = [sys.executable, "-m", "isograd.cli", *words]
+    # Where tests run in the background SIGINT is ignored, and children inherit that.
+    first = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", first + "from isograd.cli import main; main()", *words]
     with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=out, stderr=err, start_new_session=True
