@@ -205,6 +205,15 @@ def test_the_heat_map_in_the_terminal() -> None:
     assert "blank: below 20 %, ░ from 20 %, ▒ from 40 %, ▓ from 60 %, █ from 80 %" in text
 
 
+def test_a_cell_that_ends_without_a_number_is_in_the_legend() -> None:
+    """Its steps were skipped one by one, too few in turn to count as diverged."""
+    lost = Cell(0, 0, "finished", NONE, NONE, steps=10, skipped=4)
+    cells = {place: lost for place in SMALL.cells}
+    text = "\n".join(shown(Map(SMALL.plan, cells, "accuracy")))
+    assert "××" in text
+    assert "× diverged, or not finite" in text
+
+
 @pytest.mark.parametrize("width", [30, 80, 200])
 def test_a_wide_map_is_thinned_to_the_width(width: int) -> None:
     lines = shown(made("optimiser.lr=0.1:1:100", "depth=2:101:100"), width)

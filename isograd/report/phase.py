@@ -250,7 +250,9 @@ def _legend(result: Map, theory_of: Curves | str) -> Text:
         f"{shade} from {100 * low:.0f} %" for shade, low in zip(_SHADES[1:], edges[1:], strict=True)
     ]
     ends = {cell.stopped for cell in result.cells.values()}
-    parts += ["× diverged"] if "diverged" in ends else []
+    trained = [cell for cell in result.cells.values() if cell.stopped != "refused"]
+    lost = any(not math.isfinite(cell.train.accuracy) for cell in trained)
+    parts += ["× diverged, or not finite"] if lost or "diverged" in ends else []
     why = dict.fromkeys(c.reason.partition("\n")[0] for c in result.cells.values() if c.reason)
     parts += [f"– refused ({'; '.join(list(why)[:2])})"] if "refused" in ends else []
     text = "blank: below 20 %, " + ", ".join(parts)
